@@ -1,0 +1,35 @@
+"""SharinGAN Hub: generate, repair, recolour and share radial eye emblems."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharingan_hub.modeling_radial import RadialGenerator as RadialGenerator
+    from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator as StyleGAN2Generator
+    from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
+
+try:
+    __version__ = version("sharingan-hub")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
+# Importing torch and diffusers takes seconds: each name is imported when it is first asked for (PEP 562).
+EXPORTS = {
+    "RadialGenerator": "modeling_radial",
+    "SharinganPipeline": "pipeline_sharingan",
+    "StyleGAN2Generator": "modeling_stylegan2",
+}
+__all__ = ["__version__", *EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(EXPORTS))
