@@ -1,0 +1,187 @@
+"""The residual discriminator of StyleGAN2 (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+
+Plain torch operations. Memory-bound steps are folded away: the activation gain sqrt(2) and the residual 1/sqrt(2) are
+multiplied into the weights (leaky ReLU is positively homogeneous), and the [1,3,3,1] filter is one depthwise
+convolution, on the CPU in channels-last memory 5 to 20 times faster than three 2x2 average pools or shifted sums.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+SLOPE = 0.2
+GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU, as in StyleGAN2
+
+
+def blur(x: Tensor, stride: int, padding: int) -> Tensor:
+    """Low-pass filter with the outer product of [1,3,3,1]/8 with itself, keeping every stride-th sample.
+
+    x: (N,C,H,W). Returns (N,C,(H + 2 padding - 4) // stride + 1, likewise W).
+    """
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
+    channels = x.shape[1]
+    kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=channels)
+
+
+class EqualConv2d(nn.Module):
+    """Convolution with equalised learning rate (Karras et al. 2018, section 4.1).
+
+    Weights are N(0,1) and scaled by gain/sqrt(fan in) as they are used; the gain of what follows is folded in.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.scale = 1 / math.sqrt(in_channels * kernel * kernel)
+
+    def forward(self, x: Tensor, gain: float = 1.0, stride: int = 1, padding: int = 0) -> Tensor:
+        bias = None if self.bias is None else self.bias * gain
+        return F.conv2d(x, self.weight * (self.scale * gain), bias, stride=stride, padding=padding)
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.scale = 1 / math.sqrt(in_features)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight * (self.scale * gain), self.bias * gain)
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the side: (N,in,S,S) to (N,out,S/2,S/2)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv0 = EqualConv2d(in_channels, in_channels, 3)
+        self.conv1 = EqualConv2d(in_channels, out_channels, 3)
+        self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Both branches carry the residual's 1/sqrt(2); the main one also has the activation's sqrt(2).
+        skip = self.skip(blur(x, stride=2, padding=1), gain=math.sqrt(0.5))
+        main = F.leaky_relu_(self.conv0(x, gain=GAIN, padding=1), SLOPE)
+        main = F.leaky_relu_(self.conv1(blur(main, stride=1, padding=2), gain=GAIN * math.sqrt(0.5), stride=2), SLOPE)
+        return main + skip
+
+
+def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
+    """Append one channel: the standard deviation over groups of consecutive samples, averaged over all features.
+
+    Karras et al. 2018, section 3. Groups are consecutive, so that a batch split between processes at a multiple of the
+    group size gives the same values. The group shrinks to the largest divisor of the batch where it does not divide it.
+
+    x: (N,C,H,W). Returns (N,C+1,H,W).
+    """
+    batch, _, height, width = x.shape
+    group = max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
+    groups = x.float().reshape(batch // group, group, -1)
+    deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=1)
+    channel = deviation.repeat_interleave(group).view(batch, 1, 1, 1).expand(batch, 1, height, width)
+    return torch.cat([x, channel.to(x.dtype)], dim=1)
+
+
+class Epilogue(nn.Module):
+    """The 4x4 end: minibatch standard deviation, convolution, two linear layers; (N,C,4,4) to (N,1)."""
+
+    def __init__(self, channels: int, group_size: int) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.conv = EqualConv2d(channels + (group_size > 1), channels, 3)
+        self.fc = EqualLinear(channels * 16, channels)
+        self.out = EqualLinear(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.group_size > 1:
+            x = minibatch_stddev(x, self.group_size)
+        x = F.leaky_relu_(self.conv(x, gain=GAIN, padding=1), SLOPE)
+        x = F.leaky_relu_(self.fc(x.flatten(1), gain=GAIN), SLOPE)
+        return self.out(x)
+
+
+class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
+    """Residual discriminator with [1,3,3,1]-filtered down-sampling and minibatch standard deviation.
+
+    Blocks are named by the side they read (b64, b32, ... b8, and b4 for the end), so the weights of a discriminator for
+    a lower resolution fit the lower blocks of one for a higher resolution.
+
+    Args:
+        resolution: side of the pictures, a power of two from 8.
+        channel_base: a block at side r has channel_base / r channels ...
+        channel_max: ... and never more than this.
+        mbstd_group_size: consecutive samples compared with one another; 1 turns minibatch statistics off.
+        num_channels: colour channels of the pictures.
+
+    Raises:
+        ValueError: resolution is not a power of two from 8, or a size is below 1.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int = 64,
+        channel_base: int = 2048,
+        channel_max: int = 128,
+        mbstd_group_size: int = 4,
+        num_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if resolution < 8 or resolution & (resolution - 1):
+            raise ValueError(f"resolution must be a power of two from 8, got {resolution}.")
+        for name, value in (
+            ("channel_base", channel_base // resolution),
+            ("channel_max", channel_max),
+            ("mbstd_group_size", mbstd_group_size),
+            ("num_channels", num_channels),
+        ):
+            if value < 1:
+                raise ValueError(
+                    f"{name} is too small for resolution {resolution}: it leaves {value}, at least 1 needed."
+                )
+
+        def width(side: int) -> int:
+            return min(channel_base // side, channel_max)
+
+        self.fromrgb = EqualConv2d(num_channels, width(resolution), 1)
+        self.sides = [resolution >> i for i in range(resolution.bit_length() - 3)]  # resolution, ..., 16, 8
+        for side in self.sides:
+            setattr(self, f"b{side}", DownBlock(width(side), width(side // 2)))
+        self.b4 = Epilogue(width(4), mbstd_group_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (N,num_channels,resolution,resolution) in [-1,1] to logits (N,1): above 0 means real.
+
+        Raises:
+            ValueError: the pictures have another shape.
+        """
+        channels, side = self.config["num_channels"], self.config["resolution"]
+        if images.ndim != 4 or tuple(images.shape[1:]) != (channels, side, side):
+            raise ValueError(f"images must be (N,{channels},{side},{side}), got {tuple(images.shape)}.")
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu_(self.fromrgb(x, gain=GAIN), SLOPE)
+        for block_side in self.sides:
+            x = getattr(self, f"b{block_side}")(x)
+        return self.b4(x)
+
+    def freeze(self, blocks: int) -> None:
+        """FreezeD (Mo et al. 2020): stop training fromrgb and the first blocks, those of the highest resolutions.
+
+        Raises:
+            ValueError: blocks is negative or leaves nothing to train.
+        """
+        if not 0 <= blocks <= len(self.sides):
+            raise ValueError(f"freeze_discriminator must be 0 to {len(self.sides)} at this resolution, got {blocks}.")
+        if blocks:
+            self.fromrgb.requires_grad_(False)
+        for side in self.sides[:blocks]:
+            getattr(self, f"b{side}").requires_grad_(False)

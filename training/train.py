@@ -1,0 +1,213 @@
+"""Train a generator from scratch, or go on from a base model.
+
+    accelerate launch training/train.py --config training/recipes/train_radial.yaml --output_dir runs/radial
+
+Every key of a recipe is also a flag, and a flag wins over the recipe: see --help.
+"""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+if __package__ in (None, ""):  # run as a file: Python put training/ on the path, the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch import nn
+
+from training.discriminators import DISCRIMINATORS
+from training.trainer import TrainConfig, Trainer, TrainingError
+
+logger = logging.getLogger("training")
+
+GENERATORS = {
+    "RadialGenerator": "sharingan_hub.modeling_radial",
+    "StyleGAN2Generator": "sharingan_hub.modeling_stylegan2",
+}
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `train.py`. Exit code 2 and one sentence on wrong input, 1 where training cannot go on."""
+    run(parse(TrainConfig, arguments), train)
+
+
+def train(config: TrainConfig) -> Path:
+    """Train as a config says; returns the checkpoint folder.
+
+    Raises:
+        ValueError: the config does not fit the data or the base model.
+        TrainingError: training cannot go on.
+    """
+    check_publishing(config)
+    dataset = load_data(config)
+    torch.manual_seed(config.seed)
+    generator, discriminator = build_networks(config, dataset.order_probs)
+    return Trainer(config, dataset, generator, discriminator).train()
+
+
+def parse(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:
+    """A config from --config files and flags; ends the process with code 2 where they are wrong."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        description=config_class.__doc__ and config_class.__doc__.splitlines()[0], exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="recipe, a YAML file; several are laid over one another")
+    parser.add_class_arguments(config_class, None)
+    try:
+        values = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments)).as_dict()
+        values.pop("config")
+        return config_class(**values)
+    except Exception as error:  # jsonargparse raises its own, argparse's and YAML's
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End the process with code 2 and one sentence."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(config: Config, command: Callable[[Config], Path]) -> None:
+    """Run a command, turning its errors into one sentence and an exit code."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)
+    try:
+        command(config)
+    except ValueError as error:
+        refuse(error)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def load_data(config: TrainConfig) -> Any:
+    """The data set that train_data names, at the run's resolution."""
+    from training.data import load_pictures
+
+    return load_pictures(config.train_data, config.resolution)
+
+
+def check_publishing(config: TrainConfig) -> None:
+    """Raise ValueError before training where push_to_hub could not work after it."""
+    if config.push_to_hub:
+        try:
+            from sharingan_hub.hub import publish  # noqa: F401
+        except ImportError:
+            raise ValueError("push_to_hub is not available in this version of sharingan_hub.") from None
+
+
+def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tuple[Any, Any]:
+    """Generator and discriminator: those of base_model where one is given, fresh ones otherwise.
+
+    order_probs: the orders' mix in the training data, kept in the config of a generator that has orders.
+
+    Raises:
+        ValueError: an unknown class, arguments it does not take, or a base model that does not fit.
+    """
+    if config.base_model is None:
+        generator = build(config.generator, generator_class, "generator", config.resolution, order_probs)
+        discriminator = build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
+    else:
+        folder = fetch(config.base_model)
+        generator = load_network(folder / "generator_model", generator_class)
+        discriminator = grow_discriminator(config, folder / "discriminator")
+    if "order" in generator.conditions:
+        if order_probs is not None and len(order_probs) != generator.config.max_order:
+            raise ValueError(
+                f"generator.max_order must be {len(order_probs)}, the orders of the training data, "
+                f"got {generator.config.max_order}."
+            )
+        generator.register_to_config(order_probs=order_probs)
+    if "output_size" not in generator.conditions and generator.resolution != config.resolution:
+        raise ValueError(f"resolution must be {generator.resolution} with this generator, got {config.resolution}.")
+    return generator, discriminator
+
+
+def generator_class(name: str) -> Any:
+    """A generator's class by name."""
+    if name not in GENERATORS:
+        raise ValueError(f"generator.class_name must be one of {', '.join(GENERATORS)}, got {name!r}.")
+    return getattr(importlib.import_module(GENERATORS[name]), name)
+
+
+def discriminator_class(name: str) -> Any:
+    """A discriminator's class by name."""
+    if name not in DISCRIMINATORS:
+        raise ValueError(f"discriminator.class_name must be one of {', '.join(DISCRIMINATORS)}, got {name!r}.")
+    return DISCRIMINATORS[name]
+
+
+def build(
+    settings: dict[str, Any], find: Callable[[str], Any], key: str, resolution: int, order_probs: list[float] | None
+) -> Any:
+    """A fresh network from the recipe's class_name and arguments, at the run's resolution if it has a fixed one."""
+    arguments = dict(settings)
+    network = find(arguments.pop("class_name", ""))
+    if "output_size" not in getattr(network, "conditions", ()):
+        arguments.setdefault("resolution", resolution)
+    try:
+        return network(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{key}: {error}.") from None
+
+
+def load_network(folder: Path, find: Callable[[str], Any]) -> Any:
+    """A network of a checkpoint folder, in float32; the class is ours, nothing in the folder is run."""
+    try:
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"base_model has no readable {folder.name}/config.json ({error}).") from None
+    return find(name).from_pretrained(folder).float()
+
+
+def fetch(base_model: str) -> Path:
+    """The folder of a base model: itself, or a snapshot of a Hub repository."""
+    if Path(base_model).is_dir():
+        return Path(base_model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(base_model, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"base_model must be a folder or a model on the Hub, got {base_model!r} ({reason}).") from None
+
+
+def grow_discriminator(config: TrainConfig, folder: Path) -> Any:
+    """The base model's discriminator at the run's resolution; blocks that it does not have start fresh."""
+    if not folder.is_dir():
+        logger.info("base_model has no discriminator: a fresh one.")
+        return build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
+    base = load_network(folder, discriminator_class)
+    if base.config.resolution == config.resolution:
+        return base
+    settings = {key: value for key, value in base.config.items() if not key.startswith("_")}
+    grown = type(base)(**settings | {"resolution": config.resolution})
+    fitting = {
+        name: tensor
+        for name, tensor in base.state_dict().items()
+        if not name.startswith("fromrgb.")
+        and name in grown.state_dict()
+        and grown.state_dict()[name].shape == tensor.shape
+    }
+    grown.load_state_dict(fitting, strict=False)
+    fresh: set[str] = {name.split(".")[0] for name in grown.state_dict() if name not in fitting}
+    logger.info(
+        "Discriminator from %d to %d px, fresh: %s.",
+        base.config.resolution,
+        config.resolution,
+        ", ".join(sorted(fresh)),
+    )
+    return grown
+
+
+if __name__ == "__main__":
+    main()

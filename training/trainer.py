@@ -1,0 +1,776 @@
+"""The one training loop, on Accelerate.
+
+Three decisions carry the rest:
+
+- All randomness of a step comes from generators seeded by (seed, step, purpose) and is drawn for the global batch, then
+  sliced by process. So a resumed run, and a run on more processes, sees the same numbers with no state to keep.
+- Losses are sums over samples divided by the global batch, and gradients are summed over processes in one explicit
+  reduction for each network. DistributedDataParallel would be in the way here: the discriminator runs several times in
+  a step, once with its weights frozen, and R1 differentiates twice.
+- A step makes its fakes once: the discriminator learns from their detached copy, then the generator learns through the
+  same graph from the updated discriminator. (With gradient accumulation they are made twice, to keep memory low.)
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from training import augment
+from training.objectives import OBJECTIVES
+from training.regularizers import r1
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY = 50  # steps between two rows in the tracker
+W_AVG_DECAY = 0.998  # per sample
+SAMPLE_COLUMNS, SAMPLE_ROWS = 8, 4
+PREVIEW_ROWS = 12  # at most, in the strip written at the end
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class PictureData(Protocol):
+    """What the loop needs of a data set; see training/data.py."""
+
+    order_probs: list[float] | None
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pictures (N,3,S,S) in [-1,1] and orders (N,)."""
+        ...
+
+
+@dataclass
+class TrainConfig:
+    """One training run.
+
+    Args:
+        train_data: folder, zip, Hub data set, or emblems:source / emblems:sharingan.
+        output_dir: becomes a checkpoint folder that from_pretrained opens; checkpoints/ for resuming lies inside.
+        base_model: folder or Hub id to start from; its networks replace the generator and discriminator keys.
+        resolution: side of the pictures trained on, a power of two.
+        generator: class_name and the arguments of the class.
+        discriminator: class_name and the arguments of the class.
+        objective: pair of losses.
+        regularizers: penalties on the discriminator.
+        batch_size: pictures in a step, over all processes and accumulation steps.
+        gradient_accumulation_steps: parts in which a process computes its share, to save memory.
+        max_steps: steps in all, counted over resumes.
+        max_minutes: minutes of training in all, counted over resumes.
+        seed: decides everything random.
+        learning_rate: Adam's, of the generator.
+        discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
+        adam_beta1: decay of Adam's mean.
+        adam_beta2: decay of Adam's mean square.
+        r1_gamma: weight of R1.
+        r1_interval: steps from one R1 to the next; its weight grows by as much.
+        r1_batch_fraction: part of the batch that R1 looks at.
+        ema_decay: decay, per step, of the averaged generator that is saved.
+        style_mixing: probability that a fake mixes two styles.
+        real_rotations: turn training pictures by random quarter turns.
+        real_flips: mirror half of the training pictures; leave it off where left and right matter.
+        augment: none, diffaugment (always on) or ada (as often as the discriminator over-fits).
+        augmentations: any of rotation, scale, shift, flip, color, cutout.
+        ada_target: mean sign of D(real) that ada aims for.
+        ada_kimg: thousands of pictures in which ada can move from never to always.
+        mixed_precision: auto is bf16 on a GPU that has it, else no.
+        sample_every: steps between two grids of samples.
+        checkpointing_steps: steps between two checkpoints.
+        checkpoints_total_limit: checkpoints kept.
+        resume_from: a checkpoint folder, or latest, which starts fresh where there is none.
+        report_to: tensorboard, trackio or none.
+        push_to_hub: publish the result.
+        hub_model_id: where to publish it.
+        hub_private_repo: publish it privately.
+        threads: CPU threads; torch decides where not given.
+    """
+
+    train_data: str
+    output_dir: str
+    base_model: str | None = None
+    resolution: int = 64
+    generator: dict[str, Any] = field(default_factory=lambda: {"class_name": "RadialGenerator"})
+    discriminator: dict[str, Any] = field(default_factory=lambda: {"class_name": "StyleGAN2Discriminator"})
+    objective: Literal["non_saturating"] = "non_saturating"
+    regularizers: list[Literal["r1"]] = field(default_factory=lambda: ["r1"])  # type: ignore[arg-type]
+    batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    seed: int = 0
+    learning_rate: float = 2.5e-3
+    discriminator_learning_rate: float | None = None
+    adam_beta1: float = 0.0
+    adam_beta2: float = 0.99
+    r1_gamma: float = 0.1
+    r1_interval: int = 16
+    r1_batch_fraction: float = 0.5
+    ema_decay: float = 0.998
+    style_mixing: float = 0.0
+    real_rotations: bool = True
+    real_flips: bool = True
+    augment: Literal["none", "diffaugment", "ada"] = "none"
+    augmentations: list[str] = field(default_factory=lambda: ["rotation", "scale", "shift", "cutout"])
+    ada_target: float = 0.6
+    ada_kimg: float = 100.0
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    sample_every: int = 500
+    checkpointing_steps: int = 1000
+    checkpoints_total_limit: int = 3
+    resume_from: str | None = None
+    report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        positive = (
+            "resolution batch_size gradient_accumulation_steps max_steps max_minutes learning_rate "
+            "discriminator_learning_rate r1_interval ada_kimg sample_every checkpointing_steps "
+            "checkpoints_total_limit threads"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
+        if self.r1_gamma < 0:
+            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("max_steps or max_minutes must be given, or the run would not end.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("hub_model_id must be given with push_to_hub.")
+        augment.check_transforms(self.augmentations)
+
+
+def seeded(seed: int, step: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random numbers of one purpose in one step: the same whenever they are asked for."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=4).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def real_indices(seed: int, step: int, batch_size: int, length: int) -> list[int]:
+    """Which pictures a step sees: each once in every round through the set, or independently from an endless one."""
+    if length > 2**20:
+        return torch.randint(length, (batch_size,), generator=seeded(seed, step, "indices")).tolist()
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [_round(seed, position // length, length)[position % length] for position in positions]
+
+
+@functools.lru_cache(maxsize=64)
+def _round(seed: int, number: int, length: int) -> list[int]:
+    return torch.randperm(length, generator=seeded(seed, number, "round")).tolist()
+
+
+def turn(images: Tensor, quarters: Tensor, flips: Tensor) -> Tensor:
+    """Turn pictures (N,C,S,S) by quarters (N,) of a full turn and mirror those where flips (N,) is true; exact."""
+    turned = images.clone()
+    for quarter in (1, 2, 3):
+        chosen = quarters == quarter
+        turned[chosen] = images[chosen].rot90(quarter, (2, 3))
+    turned[flips] = turned[flips].flip(3)
+    return turned
+
+
+@dataclass
+class Latents:
+    """What decides a batch of fakes: z (N,z_dim), conditions (each (N,)), and for style mixing a second z and the row (N,)
+    from which it rules."""
+
+    z: Tensor
+    conditions: dict[str, Tensor]
+    mixing: tuple[Tensor, Tensor] | None = None
+
+    def select(self, part: slice, device: torch.device) -> "Latents":
+        """A part of the batch, on a device."""
+        conditions = {name: value[part].to(device) for name, value in self.conditions.items()}
+        mixing = None if self.mixing is None else (self.mixing[0][part].to(device), self.mixing[1][part].to(device))
+        return Latents(self.z[part].to(device), conditions, mixing)
+
+
+def draw_latents(generator: Any, count: int, seed: int, step: int, style_mixing: float = 0.0) -> Latents:
+    """Draw what the generator's `conditions` name: order by its order_probs, phase uniform in [0, 2 pi)."""
+    z = torch.randn(count, generator.z_dim, generator=seeded(seed, step, "z"))
+    conditions: dict[str, Tensor] = {}
+    if "order" in generator.conditions:
+        probs = generator.config.order_probs or [1.0] * generator.config.max_order
+        weights = torch.tensor(probs, dtype=torch.float64)
+        conditions["order"] = torch.multinomial(weights, count, True, generator=seeded(seed, step, "order")) + 1
+    if "phase" in generator.conditions:
+        conditions["phase"] = torch.rand(count, generator=seeded(seed, step, "phase")) * (2 * math.pi)
+    mixing = None
+    if style_mixing > 0:
+        rng = seeded(seed, step, "mixing")
+        second = torch.randn(count, generator.z_dim, generator=rng)
+        row = torch.randint(1, max(2, generator.style_ws), (count,), generator=rng)
+        mixed = torch.rand(count, generator=rng) < style_mixing
+        mixing = second, torch.where(mixed, row, generator.num_ws)
+    return Latents(z, conditions, mixing)
+
+
+def generate(
+    generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pictures (N,3,size,size) in [-1,1] and their w (N,w_dim).
+
+    noise: one random generator for each picture, for generators that take noise; None uses their fixed noise.
+    """
+    given = latents.conditions
+    order = {"order": given["order"]} if "order" in given else {}
+    w = generator.mapping(latents.z, **order)
+    ws = generator.broadcast(w, **given)
+    if latents.mixing is not None:
+        second, first_row = latents.mixing
+        rows = torch.arange(ws.shape[1], device=ws.device)
+        replaced = (rows >= first_row[:, None]) & (rows < generator.style_ws)
+        ws = torch.where(replaced[:, :, None], generator.broadcast(generator.mapping(second, **order), **given), ws)
+    options: dict[str, Any] = {}
+    if "output_size" in generator.conditions:
+        options["output_size"] = size
+    if "noise_mode" in inspect.signature(generator.synthesis).parameters:
+        options["noise_mode"] = "const" if noise is None else "random"
+        options["generator"] = noise
+    return generator.synthesis(ws, **options), w
+
+
+def picture_grid(images: Tensor, columns: int) -> Image.Image:
+    """Pictures (N,3,S,S) in [-1,1], row by row; N a multiple of columns."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
+    return Image.fromarray(rows.flatten(0, 1).flatten(1, 2).numpy())
+
+
+class Trainer:
+    """Trains a generator against a discriminator as a config says; both are changed in place.
+
+    Parameters of the discriminator that do not require a gradient stay as they are (FreezeD).
+
+    Raises:
+        ValueError: the batch cannot be split evenly, or output_dir holds checkpoints and resume_from is not given.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: PictureData, generator: Any, discriminator: Any) -> None:
+        self.config, self.dataset = config, dataset
+        precision = config.mixed_precision
+        if precision == "auto":
+            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        self.output = Path(config.output_dir)
+        self.accelerator = Accelerator(
+            mixed_precision=precision,
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_dir=str(self.output / "logs"),
+        )
+        self.device = self.accelerator.device
+        if config.threads:
+            torch.set_num_threads(config.threads)
+
+        parts = self.accelerator.num_processes * config.gradient_accumulation_steps
+        group = discriminator.config.get("mbstd_group_size", 1)
+        if config.batch_size % (parts * group):
+            raise ValueError(
+                f"batch_size must be a multiple of processes x gradient_accumulation_steps x minibatch-std group = "
+                f"{self.accelerator.num_processes} x {config.gradient_accumulation_steps} x {group}, "
+                f"got {config.batch_size}."
+            )
+        share = config.batch_size // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        self.share = slice(first, first + share)
+        size = config.batch_size // parts
+        self.parts = [slice(start, start + size) for start in range(first, first + share, size)]
+        # R1 takes whole minibatch-std groups, spread evenly, so that every way to split the batch picks the same ones.
+        groups = torch.arange(config.batch_size) // group
+        fraction = config.r1_batch_fraction
+        self.penalized = ((groups + 1) * fraction).floor() > (groups * fraction).floor()
+        self.r1_on = "r1" in config.regularizers and config.r1_gamma > 0
+        if self.r1_on and not self.penalized.any():
+            raise ValueError(f"r1_batch_fraction leaves no group of {group} in a batch of {config.batch_size}.")
+
+        layout = {"device": self.device, "memory_format": torch.channels_last}
+        self.generator = generator.to(**layout).train()
+        self.discriminator = discriminator.to(**layout).train()
+        self.average = deepcopy(self.generator).eval().requires_grad_(False)
+        self.noisy = "noise_mode" in inspect.signature(self.generator.synthesis).parameters
+        self.objective = OBJECTIVES[config.objective]
+        self.g_weights = [p for p in self.generator.parameters() if p.requires_grad]
+        self.d_weights = [p for p in self.discriminator.parameters() if p.requires_grad]
+        # Lazy regularisation takes one step more in every r1_interval (Karras et al. 2020, appendix B).
+        lazy = config.r1_interval / (config.r1_interval + 1) if self.r1_on else 1.0
+        d_rate = config.discriminator_learning_rate or config.learning_rate
+        self.g_optimizer = self._adam(self.g_weights, config.learning_rate, 1.0)
+        self.d_optimizer = self._adam(self.d_weights, d_rate, lazy)
+
+        self.step = 0
+        self.seconds = 0.0  # trained, over resumes
+        self.probability = {"none": 0.0, "diffaugment": 1.0, "ada": 0.0}[config.augment]
+        self.signs: list[float] = []  # of D(real), since p last moved
+        self.saved = -1  # step of the last checkpoint
+        self.stopping = self.interrupted = False
+        self.samples = draw_latents(self.average, SAMPLE_COLUMNS * SAMPLE_ROWS, config.seed, -1)
+        if "order" in self.samples.conditions:
+            self.samples.conditions["order"] = (
+                torch.arange(SAMPLE_COLUMNS * SAMPLE_ROWS) % generator.config.max_order + 1
+            )
+        if "phase" in self.samples.conditions:
+            self.samples.conditions["phase"].zero_()
+
+    def _adam(self, weights: list[nn.Parameter], rate: float, lazy: float) -> torch.optim.Adam:
+        betas = (self.config.adam_beta1**lazy, self.config.adam_beta2**lazy)
+        return torch.optim.Adam(weights, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
+
+    def train(self) -> Path:
+        """Train to max_steps, to max_minutes, or to SIGINT or SIGTERM; write the checkpoint folder and return it.
+
+        Raises:
+            TrainingError: a step was not finite, or a write failed. Earlier checkpoints are intact.
+        """
+        config, main = self.config, self.accelerator.is_main_process
+        self._start()
+        if self.seconds >= 60 * (config.max_minutes or math.inf):
+            self.stopping = True
+        begun = time.monotonic() - self.seconds
+        shown, window = begun + self.seconds, {}  # type: float, dict[str, list[float]]
+        bar = tqdm(
+            total=config.max_steps and config.max_steps * config.batch_size,
+            initial=self.step * config.batch_size,
+            unit="img",
+            unit_scale=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            disable=not main,
+        )
+        with self._signals(), ThreadPoolExecutor(1, "pictures") as loader, bar:
+            coming: Future[Tensor] = loader.submit(self._reals, self.step)
+            while not self._ended():
+                reals = coming.result()
+                coming = loader.submit(self._reals, self.step + 1)
+                values = self._train_step(reals.to(self.device, non_blocking=True))
+                self.step += 1
+                self.seconds = time.monotonic() - begun
+                self._check(values)
+                self._adapt(values["sign_real"])
+                if values.pop("stop") > 0:
+                    self.stopping = True
+                for name, value in values.items():
+                    window.setdefault(name, []).append(value)
+                bar.update(config.batch_size)
+                if self.step % LOG_EVERY == 0:
+                    now = time.monotonic()
+                    row = {name: sum(seen) / len(seen) for name, seen in window.items()}
+                    row |= {"p": self.probability, "images_per_second": LOG_EVERY * config.batch_size / (now - shown)}
+                    shown, window = now, {}
+                    self.accelerator.log(row, step=self.step)
+                    bar.set_postfix_str(self._summary(row), refresh=False)
+                if main and self.step % config.sample_every == 0:
+                    self._write_samples()
+                if self.step % config.checkpointing_steps == 0:
+                    self._save()
+        self._finish()
+        return self.output
+
+    def _ended(self) -> bool:
+        return self.stopping or (self.config.max_steps is not None and self.step >= self.config.max_steps)
+
+    def _summary(self, row: dict[str, float]) -> str:
+        text = f"D {row['loss_d']:.3f} G {row['loss_g']:.3f} D(real)>0 {row['sign_real']:+.2f}"
+        if self.config.augment == "ada":
+            text += f" p {self.probability:.2f}"
+        if self.config.max_minutes is not None:
+            text += f" {max(0.0, self.config.max_minutes - self.seconds / 60):.0f} min left"
+        return text
+
+    def _check(self, values: dict[str, float]) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            precise = "" if self.accelerator.mixed_precision == "no" else ", or set mixed_precision to no"
+            raise TrainingError(
+                f"Step {self.step} was not finite ({', '.join(bad)}): lower learning_rate or r1_gamma{precise}; "
+                f"earlier checkpoints are intact, and --resume_from latest goes on from the last one."
+            )
+
+    def _adapt(self, sign: float) -> None:
+        self.signs.append(sign)
+        if len(self.signs) == augment.ADA_INTERVAL:
+            if self.config.augment == "ada":
+                self.probability = augment.adapt_probability(
+                    self.probability,
+                    sum(self.signs) / len(self.signs),
+                    self.config.ada_target,
+                    self.config.batch_size,
+                    self.config.ada_kimg,
+                )
+            self.signs = []
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop after the step on SIGINT or SIGTERM; a second signal acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: Any) -> None:
+            logger.info("Stopping after this step; a checkpoint is written.")
+            self.interrupted = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # One step.
+
+    def _reals(self, step: int) -> Tensor:
+        """This process's share of the real pictures of a step. Runs in the loading thread."""
+        config = self.config
+        indices = real_indices(config.seed, step, config.batch_size, len(self.dataset))
+        images, _ = self.dataset.batch(indices[self.share])
+        rng = seeded(config.seed, step, "turns")
+        quarters = torch.randint(4 if config.real_rotations else 1, (config.batch_size,), generator=rng)
+        flips = (torch.rand(config.batch_size, generator=rng) < 0.5) & config.real_flips
+        images = turn(images, quarters[self.share], flips[self.share])
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def _train_step(self, reals: Tensor) -> dict[str, float]:
+        """One update of D, of G and of the average. reals: this process's share. Returns statistics of the whole batch."""
+        config, seed, step = self.config, self.config.seed, self.step
+        latents = draw_latents(self.generator, config.batch_size, seed, step, config.style_mixing)
+        real_change, fake_change = (
+            augment.draw(config.batch_size, config.augmentations, self.probability, seeded(seed, step, purpose))
+            for purpose in ("augment reals", "augment fakes")
+        )
+        sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        keep = len(self.parts) == 1
+
+        # Discriminator.
+        self.d_optimizer.zero_grad(set_to_none=True)
+        for part in self.parts:
+            with torch.set_grad_enabled(keep):
+                fakes, w = self._fakes(latents, part)
+                fakes = fake_change[part](fakes)
+            local = slice(part.start - self.share.start, part.stop - self.share.start)
+            self._learn_reals(real_change[part](reals[local]), self.penalized[part], sums)
+            loss = self.objective.discriminator_fake(self._judge(fakes.detach())).sum() / config.batch_size
+            loss.backward()
+            sums["loss_d"] += loss.detach()
+        self._add_up([p.grad for p in self.d_weights if p.grad is not None])
+        norm_d = self._gradient_norm(self.d_weights)
+        self.d_optimizer.step()
+
+        # Generator, through a discriminator whose weights need no gradient now.
+        self.g_optimizer.zero_grad(set_to_none=True)
+        for weight in self.d_weights:
+            weight.requires_grad_(False)
+        styles = []
+        for part in self.parts:
+            if not keep:
+                fakes, w = self._fakes(latents, part)
+                fakes = fake_change[part](fakes)
+            loss = self.objective.generator(self._judge(fakes)).sum() / config.batch_size
+            loss.backward()
+            sums["loss_g"] += loss.detach()
+            styles.append(w.detach().float())
+        for weight in self.d_weights:
+            weight.requires_grad_(True)
+        sums["stop"] += float(self.interrupted or self.seconds >= 60 * (config.max_minutes or math.inf))
+        total, count = self._sum_styles(torch.cat(styles), latents)
+        statistics = torch.stack(list(sums.values()))
+        self._add_up([p.grad for p in self.g_weights if p.grad is not None] + [total, count, statistics])
+        norm_g = self._gradient_norm(self.g_weights)
+        self.g_optimizer.step()
+
+        self._average(total, count)
+        statistics = torch.cat([statistics, torch.stack([norm_d, norm_g])])
+        return dict(zip([*sums, "gradient_d", "gradient_g"], statistics.tolist()))
+
+    def _fakes(self, latents: Latents, part: slice) -> tuple[Tensor, Tensor]:
+        noise = [
+            seeded(self.config.seed, self.step, f"noise {i}", self.device)
+            for i in range(part.start, part.stop)
+            if self.noisy
+        ]
+        with self.accelerator.autocast():
+            images, w = generate(
+                self.generator, latents.select(part, self.device), self.config.resolution, noise or None
+            )
+        return images.float(), w
+
+    def _judge(self, images: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return self.discriminator(images).float()
+
+    def _learn_reals(self, reals: Tensor, penalized: Tensor, sums: dict[str, Tensor]) -> None:
+        """Gradients of D at real pictures; where it is R1's turn, the pictures it looks at serve both terms at once."""
+        config = self.config
+        if not (self.r1_on and self.step % config.r1_interval == 0):
+            penalized = torch.zeros_like(penalized)
+        loss = torch.zeros((), device=self.device)
+        for images, penalize in ((reals[~penalized], False), (reals[penalized], True)):
+            if len(images) == 0:
+                continue
+            images = images.detach().requires_grad_(penalize)
+            logits = self._judge(images)
+            term = self.objective.discriminator_real(logits).sum() / config.batch_size
+            sums["loss_d"] += term.detach()
+            sums["sign_real"] += logits.detach().sign().sum() / config.batch_size
+            if penalize:
+                penalty = r1(images, logits).sum() / int(self.penalized.sum())
+                sums["r1"] += penalty.detach()
+                # Lazy: as many times the weight as there are steps without it.
+                term = term + penalty * (config.r1_gamma / 2 * config.r1_interval)
+            loss = loss + term
+        loss.backward()
+
+    def _sum_styles(self, w: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
+        """Sum and number of this process's w for each centre of w_avg: (orders,w_dim), (orders,1); one row without orders."""
+        order = latents.conditions.get("order")
+        row = torch.zeros(len(w), dtype=torch.int64) if order is None else order[self.share] - 1
+        rows = 1 if order is None else self.generator.w_avg.shape[0]
+        one_hot = nn.functional.one_hot(row, rows).to(w)
+        return one_hot.t() @ w, one_hot.sum(dim=0)[:, None]
+
+    def _add_up(self, tensors: list[Tensor]) -> None:
+        """Sum each tensor over all processes, in place, in one reduction."""
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "sum")
+            for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+                tensor.copy_(summed.view_as(tensor))
+
+    @staticmethod
+    def _gradient_norm(weights: list[nn.Parameter]) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+
+    @torch.no_grad()
+    def _average(self, total: Tensor, count: Tensor) -> None:
+        """Move w_avg towards this step's mean w, then the averaged generator, buffers too, towards the generator."""
+        center = self.generator.w_avg
+        center.copy_(torch.lerp(total / count.clamp(min=1), center.view_as(total), W_AVG_DECAY**count).view_as(center))
+        for averaged, current in zip(self._tensors(self.average), self._tensors(self.generator)):
+            if averaged.is_floating_point():
+                averaged.lerp_(current, 1 - self.config.ema_decay)
+            else:
+                averaged.copy_(current)
+
+    @staticmethod
+    def _tensors(module: nn.Module) -> list[Tensor]:
+        return [*module.parameters(), *module.buffers()]
+
+    # Files. Only the main process writes.
+
+    def _start(self) -> None:
+        """Load what resume_from asks for, and clear away what an interrupted write left."""
+        config, folder = self.config, self.output / "checkpoints"
+        complete = list_checkpoints(folder)
+        source: Path | None = None
+        if config.resume_from == "latest":
+            source = complete[-1] if complete else None
+            if source is None:
+                logger.info("No checkpoint in %s yet: starting fresh.", folder)
+        elif config.resume_from is not None:
+            source = Path(config.resume_from)
+            if not (source / "state.pt").is_file():
+                raise ValueError(f"resume_from must be a checkpoint folder or 'latest', and {source} is no checkpoint.")
+        elif complete:
+            raise ValueError(
+                f"output_dir {self.output} holds checkpoints of an earlier run: "
+                f"give --resume_from latest to go on, or another output_dir."
+            )
+        if source is not None and [p for p in complete if p.name > source.name and p.parent.samefile(source.parent)]:
+            raise ValueError(f"resume_from {source} is older than other checkpoints in {folder}: remove those first.")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left_over in folder.glob(".*.tmp"):
+                shutil.rmtree(left_over)
+        if source is not None:
+            self._load(source)
+            logger.info("Resuming from %s.", source)
+
+    def _load(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        progress = json.loads((checkpoint / "progress.json").read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.saved = self.step
+        self.probability, self.signs = progress["probability"], progress["signs"]
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.average,
+            "g_optimizer": self.g_optimizer,
+            "d_optimizer": self.d_optimizer,
+        }
+
+    def _save(self) -> None:
+        """Write a checkpoint for resuming and the checkpoint folder that others open, each whole or not at all.
+
+        The state is our own and not Accelerate's: there are no random states to keep, so a run may go on with another
+        number of processes. It stays on this machine and is read back with weights_only.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.output / "checkpoints"
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "probability": self.probability,
+            "signs": self.signs,
+            "config": asdict(self.config),
+        }
+        with self._writing():
+            with replaced_folder(folder / f"step_{self.step:08d}") as temporary:
+                with open(temporary / "state.pt", "wb") as file:
+                    torch.save({name: part.state_dict() for name, part in self._stateful().items()}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                (temporary / "progress.json").write_text(json.dumps(progress))
+            for old in list_checkpoints(folder)[: -self.config.checkpoints_total_limit]:
+                shutil.rmtree(old)
+            previews = folder / "previews"
+            previews.mkdir(exist_ok=True)
+            save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), previews / f"{self.step:08d}.png")
+            self._export()
+        self.saved = self.step
+
+    def _export(self) -> None:
+        """The averaged generator as a pipeline, the discriminator beside it, and report.json."""
+        report = {
+            "steps": self.step,
+            "images": self.step * self.config.batch_size,
+            "minutes": round(self.seconds / 60, 2),
+            "recipe": asdict(self.config),
+        }
+        temporary = self.output / ".export.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        generator, discriminator = (
+            deepcopy(network).to("cpu", memory_format=torch.contiguous_format).requires_grad_(True)
+            for network in (self.average, self.discriminator)
+        )
+        save_pipeline(generator, temporary)
+        discriminator.save_pretrained(temporary / "discriminator")
+        (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        for item in temporary.iterdir():
+            target = self.output / item.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(item, target)
+        temporary.rmdir()
+
+    def _finish(self) -> None:
+        """Write what is not yet written, the preview strip among it, and publish."""
+        if self.accelerator.is_main_process:
+            if self.saved != self.step:
+                self._save()
+            with self._writing():
+                rows = [path for path in sorted((self.output / "checkpoints" / "previews").glob("*.png"))]
+                rows = [path for path in rows if int(path.stem) <= self.step]
+                chosen = [rows[i * (len(rows) - 1) // max(1, PREVIEW_ROWS - 1)] for i in range(PREVIEW_ROWS)]
+                pictures = [Image.open(path) for path in dict.fromkeys(chosen)]
+                width = max(picture.width for picture in pictures)
+                strip = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
+                top = 0
+                for picture in pictures:
+                    strip.paste(picture, (0, top))
+                    top += picture.height
+                save_picture(strip, self.output / "samples" / "preview.png")
+                self._write_samples()
+            logger.info("Step %d after %.1f minutes: %s is complete.", self.step, self.seconds / 60, self.output)
+            if self.config.push_to_hub:
+                from sharingan_hub.hub import publish
+
+                publish(self.output, self.config.hub_model_id, private=self.config.hub_private_repo)
+        self.accelerator.end_training()
+
+    @torch.no_grad()
+    def _sample(self, count: int) -> Tensor:
+        """The first `count` pictures of the fixed latents, by the averaged generator: (count,3,S,S)."""
+        parts = [slice(i, min(i + SAMPLE_COLUMNS, count)) for i in range(0, count, SAMPLE_COLUMNS)]
+        size = self.config.resolution
+        return torch.cat(
+            [generate(self.average, self.samples.select(part, self.device), size)[0].cpu() for part in parts]
+        )
+
+    def _write_samples(self) -> None:
+        with self._writing():
+            picture = picture_grid(self._sample(SAMPLE_COLUMNS * SAMPLE_ROWS), SAMPLE_COLUMNS)
+            save_picture(picture, self.output / "samples" / f"step_{self.step:08d}.png")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            raise TrainingError(
+                f"Writing to {self.output} at step {self.step} failed ({error}): make room, then go on with "
+                f"--resume_from latest; earlier checkpoints are intact."
+            ) from error
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step_????????") if (path / "progress.json").is_file())
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that takes the target's place on success and vanishes on failure."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def save_pipeline(generator: Any, folder: Path) -> None:
+    """Save a generator as a pipeline folder."""
+    generator.save_pretrained(folder / "generator_model")
