@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -86,18 +86,20 @@ class Emblems:
     """Emblems drawn when asked for: the index is the seed, so the set never repeats and is the same everywhere."""
 
     def __init__(self, distribution: str, resolution: int) -> None:
+        self.distribution: Literal["source", "sharingan"]
         if distribution == "source":
+            self.distribution = "source"
             self.order_probs: list[float] | None = [1 / MAX_ORDER] * MAX_ORDER
         elif distribution == "sharingan":
             from training.emblems import SHARINGAN_ORDER_PROBS
 
+            self.distribution = "sharingan"
             self.order_probs = [float(p) for p in SHARINGAN_ORDER_PROBS]
         else:
             raise ValueError(
                 f"train_data must be 'emblems:source' or 'emblems:sharingan' for drawn emblems, "
                 f"got {'emblems:' + distribution!r}"
             )
-        self.distribution = distribution
         self.resolution = resolution
 
     def __len__(self) -> int:

@@ -1,0 +1,108 @@
+"""Pictures as files: grids, and PNG that carries its own recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+RECIPE_KEY = "sharingan"  # keyword of the PNG text chunk
+# Of 0 to 9: on emblems 4 takes about 60 % of the time of Pillow's 6, for files 8 % larger.
+PNG_COMPRESSION = 4
+
+
+def image_grid(
+    images: Sequence[Image.Image],
+    columns: int | None = None,
+    gap: int = 0,
+    background: str | tuple[int, int, int] = "white",
+) -> Image.Image:
+    """Lay pictures of one size out in rows, left to right, then down.
+
+    Args:
+        images: one or more pictures; transparent ones show the background.
+        columns: pictures in a row; None makes the grid as square as it can be.
+        gap: pixels between pictures, not around them.
+        background: colour of gaps and of cells left over, as Pillow understands it.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: no pictures, pictures of different sizes, or a number out of range.
+    """
+    if not images:
+        raise ValueError("images must hold at least one picture, got none")
+    width, height = images[0].size
+    for image in images:
+        if image.size != (width, height):
+            raise ValueError(
+                f"images must all be of one size, got {width} x {height} and {image.width} x {image.height}"
+            )
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images)))
+    if columns < 1:
+        raise ValueError(f"columns must be 1 or more, got {columns}")
+    if gap < 0:
+        raise ValueError(f"gap must be 0 pixels or more, got {gap}")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    grid = Image.new("RGB", size, background)
+    for i, image in enumerate(images):
+        corner = (i % columns * (width + gap), i // columns * (height + gap))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            grid.paste(image, corner, image)
+        else:
+            grid.paste(image, corner)
+    return grid
+
+
+def write_png(image: Image.Image, path: str | os.PathLike[str], recipe: dict[str, Any] | None = None) -> None:
+    """Write a PNG; what stands at `path` is at any moment the whole old file or the whole new one.
+
+    Args:
+        image: what to write.
+        path: where to; its folder exists.
+        recipe: how the picture was made, of JSON's types; read_recipe gives it back.
+
+    Raises:
+        ValueError, TypeError: the recipe cannot be written as JSON.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    text = PngInfo()
+    if recipe is not None:
+        text.add_text(RECIPE_KEY, json.dumps(recipe, allow_nan=False))
+    # Unlike one of tempfile's, this file gets the permissions that the user gives to new files.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            image.save(file, "PNG", pnginfo=text, compress_level=PNG_COMPRESSION)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The recipe in a PNG that write_png wrote; None where there is none, or the file is no such PNG.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        try:
+            with Image.open(file, formats=("PNG",)) as image:
+                recipe = json.loads(image.info[RECIPE_KEY])
+        except Exception:  # damaged files make Pillow raise nearly anything
+            return None
+    return recipe if isinstance(recipe, dict) else None
