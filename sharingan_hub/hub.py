@@ -108,7 +108,6 @@ def pull(
         except Exception as error:  # no network, no answer, half an answer: these errors share no base class
             cause = error
     try:
-        # A commit, a branch or a tag: the cache knows them all.
         return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=ALLOW_PATTERNS))
     except HFValidationError as error:
         raise RepositoryError(f"{repo_id!r} is no Hub id; one looks like 'user/name'") from error
@@ -154,8 +153,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_generator(folder: Path) -> ModelMixin:
-    """The generator of a checkpoint folder, on the CPU, float32, ready for inference.
+def read_generator(folder: Path, dtype: torch.dtype = torch.float32) -> ModelMixin:
+    """The generator of a checkpoint folder, on the CPU, ready for inference.
 
     Names and shapes of all tensors are compared with the configuration before any memory is taken.
 
@@ -179,10 +178,8 @@ def read_generator(folder: Path) -> ModelMixin:
     except Exception as error:  # whatever a hostile value makes a constructor do
         raise CheckpointError(f"generator_model/config.json does not describe a {class_name}: {error}") from error
     if not 4 <= model.resolution <= MAX_RESOLUTION:
-        raise CheckpointError(
-            f"generator_model/config.json: resolution {model.resolution} is not 4 to {MAX_RESOLUTION}"
-        )
-    weights = read_weights(folder / "generator_model" / WEIGHTS, model.state_dict())
+        raise CheckpointError(f"The checkpoint's resolution is {model.resolution}; it must be 4 to {MAX_RESOLUTION}")
+    weights = read_weights(folder / "generator_model" / WEIGHTS, model.state_dict(), dtype)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
@@ -199,8 +196,10 @@ def check_config_value(name: str, value: Any) -> None:
             raise CheckpointError(f"generator_model/config.json has {name} = {str(value)[:60]}, which no generator has")
 
 
-def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file as float32, if their names and shapes are exactly the expected ones.
+def read_weights(
+    path: Path, expected: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file as `dtype`, if their names and shapes are exactly the expected ones.
 
     Raises:
         CheckpointError: they are not, a tensor is not floating-point or not finite, or the file is missing or damaged.
@@ -224,8 +223,8 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
                 tensor = file.get_tensor(name)
                 if not tensor.is_floating_point():
                     raise CheckpointError(f"{where}: {name} is of type {tensor.dtype}, not floating-point")
-                # a copy: the tensor itself lives in the file, which may be replaced under it
-                tensors[name] = tensor.to(torch.float32, copy=True)
+                # A copy: the tensor itself lives in the file, which may be replaced under it
+                tensors[name] = tensor.to(dtype, copy=True)
                 if not tensors[name].isfinite().all():
                     raise CheckpointError(f"{where}: {name} holds NaN or infinite values")
     except (SafetensorError, OSError) as error:
