@@ -1,9 +1,9 @@
 """One differentiable chain of augmentations for real and generated pictures alike.
 
-The keys `augment: diffaugment` (Zhao et al. 2020: always on) and `augment: ada` (Karras et al. 2020, "Training Generative
-Adversarial Networks with Limited Data": applied with a probability that follows the discriminator) share it. Here: one
-affine warp, one colour matrix, one cut-out. Plain torch: kornia composes one warp per transform, each with its own
-resampling, and draws its own random numbers, while the trainer draws for the global batch and slices.
+The keys `augment: diffaugment` (Zhao et al. 2020: always on) and `augment: ada` (Karras et al. 2020, "Training
+Generative Adversarial Networks with Limited Data": as often as the discriminator over-fits) share it: one affine warp,
+one colour matrix, one cut-out. Plain torch: kornia composes one warp per transform, each with its own resampling, and
+draws its own random numbers, while the trainer draws for the global batch and slices.
 """
 
 import math
@@ -28,8 +28,8 @@ class Augmentation:
     """What happens to each picture of a batch; indexing selects pictures.
 
     warp: (N,2,3) from output to input coordinates in [-1,1]. warped: (N,) bool. color: (N,3,4) on colours in [-1,1].
-    colored: (N,) bool. cutout: (N,2) centre in [0,1], x then y; NaN where nothing is cut. All on the CPU, where they were
-    drawn: which of them apply is then known without waiting for the device.
+    colored: (N,) bool. cutout: (N,2) centre in [0,1], x then y; NaN where nothing is cut. All on the CPU, where they
+    were drawn: which of them apply is then known without waiting for the device.
     """
 
     warp: Tensor
@@ -69,7 +69,7 @@ def draw(count: int, transforms: Sequence[str], probability: float, generator: t
 
     Args:
         transforms: a choice of "rotation" (any angle), "scale" (log-normal), "shift" (up to 1/8 of the side), "flip"
-            (left-right, half of the time), "color" (brightness, contrast, saturation, hue) and "cutout" (a square hole).
+            (left-right, half of the time), "color" (brightness, contrast, saturation, hue), "cutout" (a square hole).
 
     Raises:
         ValueError: an unknown transform or a probability outside [0,1].

@@ -5,8 +5,6 @@
 Every key of a recipe is also a flag, and a flag wins over the recipe: see --help.
 """
 
-import importlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -17,17 +15,13 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from torch import nn
 
+import sharingan_hub
+from sharingan_hub import hub
 from training.discriminators import DISCRIMINATORS
 from training.trainer import TrainConfig, Trainer, TrainingError
 
 logger = logging.getLogger("training")
-
-GENERATORS = {
-    "RadialGenerator": "sharingan_hub.modeling_radial",
-    "StyleGAN2Generator": "sharingan_hub.modeling_stylegan2",
-}
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -37,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(parse(TrainConfig, arguments), train)
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, prepare: Callable[[Any, Any], None] | None = None) -> Path:
     """Train as a config says; returns the checkpoint folder.
+
+    prepare: called with generator and discriminator before the first step, to freeze parts of them.
 
     Raises:
         ValueError: the config does not fit the data or the base model.
@@ -48,6 +44,8 @@ def train(config: TrainConfig) -> Path:
     dataset = load_data(config)
     torch.manual_seed(config.seed)
     generator, discriminator = build_networks(config, dataset.order_probs)
+    if prepare is not None:
+        prepare(generator, discriminator)
     return Trainer(config, dataset, generator, discriminator).train()
 
 
@@ -80,7 +78,7 @@ def run(config: Config, command: Callable[[Config], Path]) -> None:
     logging.getLogger("training").setLevel(logging.INFO)
     try:
         command(config)
-    except ValueError as error:
+    except (ValueError, hub.HubError) as error:
         refuse(error)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -96,11 +94,8 @@ def load_data(config: TrainConfig) -> Any:
 
 def check_publishing(config: TrainConfig) -> None:
     """Raise ValueError before training where push_to_hub could not work after it."""
-    if config.push_to_hub:
-        try:
-            from sharingan_hub.hub import publish  # noqa: F401
-        except ImportError:
-            raise ValueError("push_to_hub is not available in this version of sharingan_hub.") from None
+    if config.push_to_hub and not hasattr(hub, "publish"):
+        raise ValueError("push_to_hub is not available in this version of sharingan_hub.")
 
 
 def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tuple[Any, Any]:
@@ -112,11 +107,11 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
         ValueError: an unknown class, arguments it does not take, or a base model that does not fit.
     """
     if config.base_model is None:
-        generator = build(config.generator, generator_class, "generator", config.resolution, order_probs)
+        generator: Any = build(config.generator, generator_class, "generator", config.resolution, order_probs)
         discriminator = build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
     else:
-        folder = fetch(config.base_model)
-        generator = load_network(folder / "generator_model", generator_class)
+        folder = hub.locate(config.base_model)
+        generator = hub.read_generator(folder)
         discriminator = grow_discriminator(config, folder / "discriminator")
     if "order" in generator.conditions:
         if order_probs is not None and len(order_probs) != generator.config.max_order:
@@ -132,9 +127,9 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
 
 def generator_class(name: str) -> Any:
     """A generator's class by name."""
-    if name not in GENERATORS:
-        raise ValueError(f"generator.class_name must be one of {', '.join(GENERATORS)}, got {name!r}.")
-    return getattr(importlib.import_module(GENERATORS[name]), name)
+    if name not in hub.KNOWN_GENERATORS:
+        raise ValueError(f"generator.class_name must be one of {', '.join(hub.KNOWN_GENERATORS)}, got {name!r}.")
+    return getattr(sharingan_hub, name)
 
 
 def discriminator_class(name: str) -> Any:
@@ -158,39 +153,19 @@ def build(
         raise ValueError(f"{key}: {error}.") from None
 
 
-def load_network(folder: Path, find: Callable[[str], Any]) -> Any:
-    """A network of a checkpoint folder, in float32; the class is ours, nothing in the folder is run."""
-    try:
-        name = json.loads((folder / "config.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"base_model has no readable {folder.name}/config.json ({error}).") from None
-    return find(name).from_pretrained(folder).float()
-
-
-def fetch(base_model: str) -> Path:
-    """The folder of a base model: itself, or a snapshot of a Hub repository."""
-    if Path(base_model).is_dir():
-        return Path(base_model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(base_model, allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"base_model must be a folder or a model on the Hub, got {base_model!r} ({reason}).") from None
-
-
 def grow_discriminator(config: TrainConfig, folder: Path) -> Any:
     """The base model's discriminator at the run's resolution; blocks that it does not have start fresh."""
     if not folder.is_dir():
         logger.info("base_model has no discriminator: a fresh one.")
         return build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
-    base = load_network(folder, discriminator_class)
+    settings = hub.read_json(folder / "config.json")
+    kind = discriminator_class(settings.get("_class_name", ""))
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    base = kind(**settings)
+    base.load_state_dict(hub.read_weights(folder / hub.WEIGHTS, base.state_dict()))
     if base.config.resolution == config.resolution:
         return base
-    settings = {key: value for key, value in base.config.items() if not key.startswith("_")}
-    grown = type(base)(**settings | {"resolution": config.resolution})
+    grown = kind(**settings | {"resolution": config.resolution})
     fitting = {
         name: tensor
         for name, tensor in base.state_dict().items()

@@ -38,6 +38,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sharingan_hub import hub
+from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from training import augment
 from training.objectives import OBJECTIVES
 from training.regularizers import r1
@@ -118,7 +120,7 @@ class TrainConfig:
     generator: dict[str, Any] = field(default_factory=lambda: {"class_name": "RadialGenerator"})
     discriminator: dict[str, Any] = field(default_factory=lambda: {"class_name": "StyleGAN2Discriminator"})
     objective: Literal["non_saturating"] = "non_saturating"
-    regularizers: list[Literal["r1"]] = field(default_factory=lambda: ["r1"])  # type: ignore[arg-type]
+    regularizers: list[Literal["r1"]] = field(default_factory=lambda: ["r1"])
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
     max_steps: int | None = None
@@ -205,8 +207,8 @@ def turn(images: Tensor, quarters: Tensor, flips: Tensor) -> Tensor:
 
 @dataclass
 class Latents:
-    """What decides a batch of fakes: z (N,z_dim), conditions (each (N,)), and for style mixing a second z and the row (N,)
-    from which it rules."""
+    """What decides a batch of fakes: z (N,z_dim), conditions (each (N,)), and for style mixing a second z and the row
+    (N,) from which it rules."""
 
     z: Tensor
     conditions: dict[str, Tensor]
@@ -465,7 +467,10 @@ class Trainer:
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def _train_step(self, reals: Tensor) -> dict[str, float]:
-        """One update of D, of G and of the average. reals: this process's share. Returns statistics of the whole batch."""
+        """One update of D, of G and of the average, from this process's share of the real pictures.
+
+        Returns statistics of the whole batch.
+        """
         config, seed, step = self.config, self.config.seed, self.step
         latents = draw_latents(self.generator, config.batch_size, seed, step, config.style_mixing)
         real_change, fake_change = (
@@ -555,7 +560,7 @@ class Trainer:
         loss.backward()
 
     def _sum_styles(self, w: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
-        """Sum and number of this process's w for each centre of w_avg: (orders,w_dim), (orders,1); one row without orders."""
+        """Sum (orders,w_dim) and number (orders,1) of this process's w per centre of w_avg; one row without orders."""
         order = latents.conditions.get("order")
         row = torch.zeros(len(w), dtype=torch.int64) if order is None else order[self.share] - 1
         rows = 1 if order is None else self.generator.w_avg.shape[0]
@@ -676,21 +681,16 @@ class Trainer:
             "minutes": round(self.seconds / 60, 2),
             "recipe": asdict(self.config),
         }
-        temporary = self.output / ".export.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
         generator, discriminator = (
-            deepcopy(network).to("cpu", memory_format=torch.contiguous_format).requires_grad_(True)
+            deepcopy(network).to("cpu", memory_format=torch.contiguous_format)
             for network in (self.average, self.discriminator)
         )
-        save_pipeline(generator, temporary)
-        discriminator.save_pretrained(temporary / "discriminator")
-        (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        for item in temporary.iterdir():
-            target = self.output / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(item, target)
-        temporary.rmdir()
+        SharinganPipeline(generator_model=generator).save_pretrained(self.output)
+        with replaced_folder(self.output / "discriminator") as temporary:
+            discriminator.save_pretrained(temporary)
+        draft = self.output / ".report.json.tmp"
+        draft.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(draft, self.output / "report.json")
 
     def _finish(self) -> None:
         """Write what is not yet written, the preview strip among it, and publish."""
@@ -712,8 +712,8 @@ class Trainer:
                 self._write_samples()
             logger.info("Step %d after %.1f minutes: %s is complete.", self.step, self.seconds / 60, self.output)
             if self.config.push_to_hub:
-                from sharingan_hub.hub import publish
-
+                publish = getattr(hub, "publish", None)  # checked before training began
+                assert publish is not None
                 publish(self.output, self.config.hub_model_id, private=self.config.hub_private_repo)
         self.accelerator.end_training()
 
@@ -769,8 +769,3 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     picture.save(temporary, format="PNG")
     os.replace(temporary, path)
-
-
-def save_pipeline(generator: Any, folder: Path) -> None:
-    """Save a generator as a pipeline folder."""
-    generator.save_pretrained(folder / "generator_model")

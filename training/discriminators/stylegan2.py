@@ -1,4 +1,6 @@
-"""The residual discriminator of StyleGAN2 (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+"""The residual discriminator of StyleGAN2.
+
+Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", appendix B and figure 7.
 
 Plain torch operations. Memory-bound steps are folded away: the activation gain sqrt(2) and the residual 1/sqrt(2) are
 multiplied into the weights (leaky ReLU is positively homogeneous), and the [1,3,3,1] filter is one depthwise

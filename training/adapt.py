@@ -1,0 +1,57 @@
+"""Adapt a trained generator to a few pictures.
+
+    accelerate launch training/adapt.py --config training/recipes/adapt_default.yaml \
+        --train_data my_pictures --output_dir runs/mine
+
+The same loop as train.py, started from a pipeline that has its discriminator beside it. Methods so far: plain
+fine-tuning (TransferGAN, Wang et al. 2018), augmentation (`augment`), FreezeD (`freeze_discriminator`, Mo et al. 2020).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: Python put training/ on the path, the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import sharingan_hub
+from training.train import parse, run, train
+from training.trainer import TrainConfig
+
+EMBEDDED_SOURCE = Path(sharingan_hub.__file__).parent / "embedded" / "source"
+
+
+@dataclass
+class AdaptConfig(TrainConfig):
+    """One adaptation: the keys of a training run, and how much of the base model to keep.
+
+    Args:
+        freeze_discriminator: blocks of the discriminator, from the picture on, that are not trained.
+    """
+
+    freeze_discriminator: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base_model is None:
+            self.base_model = str(EMBEDDED_SOURCE)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `adapt.py`. Exit code 2 and one sentence on wrong input, 1 where training cannot go on."""
+    run(parse(AdaptConfig, arguments), adapt)
+
+
+def adapt(config: AdaptConfig) -> Path:
+    """Adapt as a config says; returns the checkpoint folder.
+
+    Raises:
+        ValueError: the config does not fit the data or the base model.
+        TrainingError: training cannot go on.
+    """
+    return train(config, lambda generator, discriminator: discriminator.freeze(config.freeze_discriminator))
+
+
+if __name__ == "__main__":
+    main()
