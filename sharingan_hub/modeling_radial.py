@@ -27,15 +27,19 @@ def normalize_2nd_moment(x: Tensor) -> Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
-def pad_wedge(x: Tensor, radius: int, angle: int) -> Tensor:
-    """Pad (N, C, R, A): circularly in angle, by repeating the edge in radius."""
-    x = F.pad(x, (angle, angle, 0, 0), mode="circular")
-    return F.pad(x, (0, 0, radius, radius), mode="replicate")
+def wrap(x: Tensor, cells: int) -> Tensor:
+    """Pad (N, C, R, A) in angle with the cells of the neighbouring wedges."""
+    return torch.cat([x[..., -cells:], x, x[..., :cells]], dim=3)
 
 
 def upsample_wedge(x: Tensor) -> Tensor:
     """Double (N, C, R, A) in both directions; bilinear, which is StyleGAN2's [1, 3, 3, 1] filter."""
-    return F.interpolate(pad_wedge(x, 1, 1), scale_factor=2, mode="bilinear", align_corners=False)[:, :, 2:-2, 2:-2]
+    return F.interpolate(wrap(x, 1), scale_factor=2, mode="bilinear", align_corners=False)[..., 2:-2]
+
+
+def upsample_rays(x: Tensor) -> Tensor:
+    """Double (N, C, R, 1) in radius, bilinear."""
+    return F.interpolate(x, size=(2 * x.shape[2], 1), mode="bilinear", align_corners=False)
 
 
 @lru_cache(maxsize=8)
@@ -63,29 +67,31 @@ class EqualizedLinear(nn.Module):
 
 class WedgeConv(nn.Module):
     """Modulated convolution over a wedge (Karras et al. 2020, equations 1 to 3), as a scaling before and after one shared
-    convolution, which is the same sum and needs no grouped kernels."""
+    convolution, which is the same sum and needs no grouped kernels. kernel: cells in radius and in angle, both odd."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, kernel: int = 3, demodulate: bool = True, radial_only: bool = False
+        self, in_channels: int, out_channels: int, w_dim: int, kernel: tuple[int, int] = (3, 3), demodulate: bool = True
     ) -> None:
         super().__init__()
-        shape = (kernel, 1) if radial_only else (kernel, kernel)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *shape))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.affine = EqualizedLinear(w_dim, in_channels, bias=1.0)
-        self.gain = (in_channels * shape[0] * shape[1]) ** -0.5
-        self.pad = (shape[0] // 2, shape[1] // 2)
+        self.gain = (in_channels * kernel[0] * kernel[1]) ** -0.5
         self.demodulate = demodulate
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(N, C, R, A) and (N, w_dim) -> (N, C', R, A)."""
+    def forward(self, x: Tensor, w: Tensor, upsample: bool = False) -> Tensor:
+        """(N, C, R, A) and (N, w_dim) -> (N, C', R, A), or twice that in both directions: convolving before the
+        up-sampling costs a quarter of convolving after it."""
         style = self.affine(w)
         weight = self.weight * self.gain
-        x = F.conv2d(pad_wedge(x * style[:, :, None, None], *self.pad), weight)
+        rows, cells = weight.shape[2] // 2, weight.shape[3] // 2
+        x = x * style[:, :, None, None]
+        x = F.conv2d(wrap(x, cells) if cells else x, weight, padding=(rows, 0))
         if self.demodulate:
             scale = (style.square() @ weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
             x = x * scale[:, :, None, None]
-        return x + self.bias[None, :, None, None]
+        x = x + self.bias[None, :, None, None]
+        return upsample_wedge(x) if upsample else x
 
 
 class RadialGenerator(ModelMixin, ConfigMixin):
@@ -133,8 +139,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):
             raise ValueError(f"order_probs has {len(order_probs)} numbers; it must have one for each order 1 to {max_order}")
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.num_round_masks, self.extent = num_round_masks, extent
-        self.layers_per_level = 2
-        layers = len(channels) * self.layers_per_level
+        layers = 2 * len(channels)
         # Rows of ws: one for each wedge layer, the round masks, the palette; then order and phase.
         self.style_ws = layers + 2
         self.num_ws = self.style_ws + 1
@@ -150,11 +155,11 @@ class RadialGenerator(ModelMixin, ConfigMixin):
         for out in channels:
             self.convs.append(WedgeConv(width, out, w_dim))
             self.convs.append(WedgeConv(out, out, w_dim))
-            self.heads.append(WedgeConv(out, num_masks, w_dim, kernel=1, demodulate=False))
+            self.heads.append(WedgeConv(out, num_masks, w_dim, kernel=(1, 1), demodulate=False))
             width = out
-        # Rings are thinner than anything in the pattern: the round masks get four times the radial cells, in one dimension.
-        self.round_conv = WedgeConv(width, width, w_dim, radial_only=True)
-        self.round_head = WedgeConv(width, 4 * num_round_masks, w_dim, kernel=1, demodulate=False)
+        # Rings are thinner than anything in the pattern: the round masks get twice the radial cells, in one dimension.
+        self.round_conv = WedgeConv(width, width, w_dim, kernel=(3, 1))
+        self.round_head = WedgeConv(width, num_round_masks, w_dim, kernel=(1, 1), demodulate=False)
         self.palette_hidden = EqualizedLinear(w_dim, w_dim)
         self.palette_head = EqualizedLinear(w_dim, num_masks * 6)
         self.log_temperature = nn.Parameter(torch.tensor(1.0))
@@ -216,27 +221,24 @@ class RadialGenerator(ModelMixin, ConfigMixin):
         return self._colors(ws, None)[0]
 
     def logits(self, ws: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """ws -> logits of the round masks (N, K_round, 4R, 1) and of the pattern's (N, K - K_round, R, A)."""
+        """ws -> logits of the round masks (N, K_round, 2R, 1) and of the pattern's (N, K - K_round, R, A)."""
         condition = ws[:, -1] if condition is None else condition
         dtype = self.const.dtype
         style = ws.to(dtype).unbind(dim=1)
         x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         total: Tensor | None = None
         for level, head in enumerate(self.heads):
-            if total is not None:
-                x, total = upsample_wedge(x), upsample_wedge(total)
-            for layer in range(level * self.layers_per_level, (level + 1) * self.layers_per_level):
-                x = F.leaky_relu(self.convs[layer](x, style[layer]), 0.2) * math.sqrt(2)
+            for layer in (2 * level, 2 * level + 1):
+                grow = level > 0 and layer == 2 * level
+                x = F.leaky_relu(self.convs[layer](x, style[layer], upsample=grow), 0.2) * math.sqrt(2)
             skip = head(x, style[layer])
-            total = skip if total is None else total + skip
+            total = skip if total is None else upsample_wedge(total) + skip
         assert total is not None
         k = self.num_round_masks
-        ring = F.leaky_relu(self.round_conv(x.mean(dim=3, keepdim=True), style[-3]), 0.2) * math.sqrt(2)
-        fine = self.round_head(ring, style[-3]).float()
-        fine = fine.reshape(len(ws), k, 4, -1).transpose(2, 3).reshape(len(ws), k, -1, 1)
-        coarse = total[:, :k].float().mean(dim=3, keepdim=True)
-        coarse = F.interpolate(coarse, size=(fine.shape[2], 1), mode="bilinear", align_corners=False)
-        return fine + coarse, self._limit_frequency(total[:, k:].float(), condition[:, 0])
+        ring = upsample_rays(x.mean(dim=3, keepdim=True))
+        ring = F.leaky_relu(self.round_conv(ring, style[-3]), 0.2) * math.sqrt(2)
+        fine = self.round_head(ring, style[-3]) + upsample_rays(total[:, :k].mean(dim=3, keepdim=True))
+        return fine.float(), self._limit_frequency(total[:, k:].float(), condition[:, 0])
 
     def _limit_frequency(self, logits: Tensor, order: Tensor) -> Tensor:
         """Near the centre a cell's arc is far shorter than its depth: damp angular harmonics whose wavelength 2 pi r / (n m)
@@ -267,7 +269,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):
         grid_x = (turn * cells + pad) * (2 / (cells + 2 * pad)) - 1
         grid_y = (radius * (2 / self.extent) - 1).expand_as(grid_x)
         grid = torch.stack([grid_x, grid_y], dim=3)
-        padded = F.pad(pattern_logits, (pad, pad, 0, 0), mode="circular")
+        padded = wrap(pattern_logits, pad)
         pattern = F.grid_sample(padded, grid, mode="bicubic", padding_mode="border", align_corners=False)
         rings = F.grid_sample(round_logits, grid, mode="bicubic", padding_mode="border", align_corners=False)
         sharpness = self.log_temperature.float().exp() * (size / REFERENCE_SIZE)
