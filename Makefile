@@ -7,7 +7,7 @@ PORT ?= 7860
 HOST = 127.0.0.1
 
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint
