@@ -287,6 +287,9 @@ class SharinganPipeline(DiffusionPipeline):
         try:
             component.mkdir(parents=True)
             model.save_pretrained(component, safe_serialization=True, max_shard_size="1TB")
+            config = json.loads((component / "config.json").read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)  # a path on the maker's own disk
+            (component / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             weights = component / "diffusion_pytorch_model.safetensors"
             shutil.copymode(component / "config.json", weights)  # safetensors lets nobody else read what it writes
             shutil.copyfile(source, component / source.name)
