@@ -134,9 +134,13 @@ class RadialGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if not 0 < num_round_masks < num_masks:
-            raise ValueError(f"num_round_masks is {num_round_masks}; it must be from 1 to num_masks - 1 = {num_masks - 1}")
+            raise ValueError(
+                f"num_round_masks is {num_round_masks}; it must be from 1 to num_masks - 1 = {num_masks - 1}"
+            )
         if order_probs is not None and len(order_probs) != max_order:
-            raise ValueError(f"order_probs has {len(order_probs)} numbers; it must have one for each order 1 to {max_order}")
+            raise ValueError(
+                f"order_probs has {len(order_probs)} numbers; it must have one for each order 1 to {max_order}"
+            )
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.num_round_masks, self.extent = num_round_masks, extent
         layers = 2 * len(channels)
@@ -179,9 +183,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):
             condition[:, 0, 1] = phase
         return torch.cat([w[:, None].expand(-1, self.style_ws, -1), condition], dim=1)
 
-    def forward(
-        self, z: Tensor, order: Tensor, phase: Tensor | None = None, output_size: int | None = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, order: Tensor, phase: Tensor | None = None, output_size: int | None = None) -> Tensor:
         """z (N, z_dim), order (N,), phase (N,) in radians -> pictures (N, 3, S, S) in [-1, 1]."""
         return self.synthesis(self.broadcast(self.mapping(z, order), order, phase), output_size)
 
@@ -202,7 +204,9 @@ class RadialGenerator(ModelMixin, ConfigMixin):
             one = slice(i, i + 1)
             for top in range(0, size, rows):
                 band = slice(top, top + rows)
-                out[one, :, band] = self._draw((logits[0][one], logits[1][one]), (colors[0][one], colors[1][one]), ws[one, -1], size, band)
+                out[one, :, band] = self._draw(
+                    (logits[0][one], logits[1][one]), (colors[0][one], colors[1][one]), ws[one, -1], size, band
+                )
         return out
 
     def masks(

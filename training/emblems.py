@@ -128,7 +128,13 @@ def _contrasting(rng: np.random.Generator, against: Color, least: float) -> Colo
 
 
 def _pattern(
-    rng: np.random.Generator, order: int, inner: float, outer: float, color: Color, families: Sequence[str], pierced: float
+    rng: np.random.Generator,
+    order: int,
+    inner: float,
+    outer: float,
+    color: Color,
+    families: Sequence[str],
+    pierced: float,
 ) -> Pattern:
     """A motif that fits between the radii `inner` and `outer` without running into its neighbours' middle."""
     motif = MOTIFS[family := str(rng.choice(families))]
@@ -136,7 +142,9 @@ def _pattern(
     if motif.compact:
         room = (outer - inner) / 2
         radius = rng.uniform(inner + 0.75 * room, outer - 0.75 * room)
-        size = min(min(radius - inner, outer - radius) * 1.05, radius * sector * motif.crowding) * rng.uniform(0.85, 1.0)
+        size = min(min(radius - inner, outer - radius) * 1.05, radius * sector * motif.crowding) * rng.uniform(
+            0.85, 1.0
+        )
         aspect = rng.uniform(*motif.aspect)
     else:
         low = inner + (outer - inner) * rng.uniform(0.0, 0.3)
@@ -148,7 +156,15 @@ def _pattern(
     twist = rng.uniform(*motif.swirl) if rng.random() < motif.swirled else 0.02
     hole = rng.uniform(0.28, 0.42) * min(aspect, 1.0) if motif.pierceable and rng.random() < pierced else 0.0
     return Pattern(
-        family, float(radius), float(size), float(aspect), float(rng.random()), float(hole), float(hand * twist), 0.0, color
+        family,
+        float(radius),
+        float(size),
+        float(aspect),
+        float(rng.random()),
+        float(hole),
+        float(hand * twist),
+        0.0,
+        color,
     )
 
 
@@ -165,14 +181,20 @@ def _sample_source(rng: np.random.Generator) -> Emblem:
     top = iris_radius - rim_width
     color = _contrasting(rng, iris, 0.22)
     rings = tuple(
-        Ring(float(rng.uniform(pupil + 0.06, top - 0.05)), float(rng.uniform(0.012, 0.06)), color if rng.random() < 0.5 else _any_color(rng))
+        Ring(
+            float(rng.uniform(pupil + 0.06, top - 0.05)),
+            float(rng.uniform(0.012, 0.06)),
+            color if rng.random() < 0.5 else _any_color(rng),
+        )
         for _ in range(int(rng.choice([0, 1, 2], p=[0.45, 0.4, 0.15])))
     )
     if rng.random() < 0.68:
         bands = [(pupil * rng.uniform(0.0, 1.1), top * rng.uniform(0.8, 1.0))]
     else:  # two patterns: side by side in radius, or one over the other
         middle = rng.uniform(0.45, 0.6) * top
-        bands = [(middle * 0.9, top), (pupil * 0.8, middle)] if rng.random() < 0.65 else [(pupil, top), (pupil, top * 0.8)]
+        bands = (
+            [(middle * 0.9, top), (pupil * 0.8, middle)] if rng.random() < 0.65 else [(pupil, top), (pupil, top * 0.8)]
+        )
     patterns = []
     for i, (inner, outer) in enumerate(bands):
         ink = color if i == 0 or rng.random() < 0.45 else _contrasting(rng, iris, 0.15)
@@ -237,7 +259,10 @@ def _sample_sharingan(rng: np.random.Generator) -> Emblem:
     )
 
 
-SAMPLERS: dict[str, Callable[[np.random.Generator], Emblem]] = {"source": _sample_source, "sharingan": _sample_sharingan}
+SAMPLERS: dict[str, Callable[[np.random.Generator], Emblem]] = {
+    "source": _sample_source,
+    "sharingan": _sample_sharingan,
+}
 
 # -------------------------------------------------------------------------------------------------------------- rendering
 
@@ -267,7 +292,9 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
 
     iris_radius = column([e.iris_radius for e in emblems])
     outside = ((radius - iris_radius) / (math.sqrt(2) - iris_radius)).clamp(0, 1)[:, None]
-    image = torch.lerp(colors([e.background_inner for e in emblems]), colors([e.background_outer for e in emblems]), outside)
+    image = torch.lerp(
+        colors([e.background_inner for e in emblems]), colors([e.background_outer for e in emblems]), outside
+    )
     inside = (radius / iris_radius).clamp(0, 1).square()[:, None]
     iris = torch.lerp(colors([e.iris_inner for e in emblems]), colors([e.iris_outer for e in emblems]), inside)
     full = disc([e.iris_radius for e in emblems])
@@ -283,7 +310,9 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
         rows = [k for k, item in enumerate(flat) if item[1] == slot]
         where = [flat[k][0] for k in rows]
         painted = paint(image[where], colors([flat[k][3].color for k in rows]), coverage[rows] * full[where])
-        image = painted if len(where) == len(emblems) else image.index_copy(0, torch.tensor(where, device=device), painted)
+        image = (
+            painted if len(where) == len(emblems) else image.index_copy(0, torch.tensor(where, device=device), painted)
+        )
     image = paint(image, colors([e.pupil_color for e in emblems]), disc([e.pupil_radius for e in emblems]))
     within = disc([e.iris_radius - e.rim_width for e in emblems])
     return paint(image, colors([e.rim_color for e in emblems]), full - within)
@@ -304,7 +333,9 @@ def _pattern_coverage(items: Sequence[tuple[Emblem, Pattern]], radius: Tensor, a
         motif, middle = MOTIFS[family], column([p.radius for _, p in of])
         sector = column([2 * math.pi / e.order for e, _ in of])
         hand = column([math.copysign(1.0, p.swirl) for _, p in of])
-        turned = angle - column([e.phase + p.phase for e, p in of]) - column([p.swirl for _, p in of]) * (radius - middle)
+        turned = (
+            angle - column([e.phase + p.phase for e, p in of]) - column([p.swirl for _, p in of]) * (radius - middle)
+        )
         folded = (torch.remainder(turned + sector / 2, sector) - sector / 2) * hand
         size, aspect, bend = (column([getattr(p, name) for _, p in of]) for name in ("size", "aspect", "bend"))
         hole = column([p.hole for _, p in of])
@@ -330,7 +361,10 @@ def _coverage(distance: Tensor) -> Tensor:
     dx[..., 0], dx[..., -1] = distance[..., 1] - distance[..., 0], distance[..., -1] - distance[..., -2]
     dy = torch.empty_like(distance)
     dy[..., 1:-1, :] = (distance[..., 2:, :] - distance[..., :-2, :]) / 2
-    dy[..., 0, :], dy[..., -1, :] = distance[..., 1, :] - distance[..., 0, :], distance[..., -1, :] - distance[..., -2, :]
+    dy[..., 0, :], dy[..., -1, :] = (
+        distance[..., 1, :] - distance[..., 0, :],
+        distance[..., -1, :] - distance[..., -2, :],
+    )
     return (0.5 - distance / torch.hypot(dx, dy).clamp(min=1e-6)).clamp(0, 1)
 
 
@@ -368,7 +402,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args(argv)
     if args.count < 1 or args.seed < 0 or not 8 <= args.size <= 4096:
-        parser.error(f"--count must be 1 or more, --seed 0 or more, --size 8 to 4096; got {args.count}, {args.seed}, {args.size}")
+        parser.error(
+            f"--count must be 1 or more, --seed 0 or more, --size 8 to 4096; got {args.count}, {args.seed}, {args.size}"
+        )
     emblems = sample_emblems(args.distribution, range(args.seed, args.seed + args.count))
     write_folder(emblems, args.size, args.output_dir)
     print(f"{args.count} pictures of {args.size} px and metadata.jsonl are in {args.output_dir}")

@@ -22,7 +22,9 @@ class Motif:
     """A distance (u, v, aspect, bend) -> d and how the sampler may use it."""
 
     distance: Distance
-    compact: bool  # as wide as long, so that it is sized by the room between its neighbours; else it spans the whole band
+    compact: (
+        bool  # as wide as long, so that it is sized by the room between its neighbours; else it spans the whole band
+    )
     aspect: tuple[float, float]  # half width over half length: range, or for those that are not compact 0 to the widest
     crowding: float = 0.9  # the share of its sector that it may fill
     overlaps: bool = False  # reaches into the next sector
@@ -52,7 +54,9 @@ def tomoe(u: Tensor, v: Tensor, aspect: Tensor, bend: Tensor) -> Tensor:
     width = 2 * head * (1 - sweep / reach).clamp(min=0) ** 1.15
     rho = torch.hypot(x, y)
     tail = torch.maximum(rho - outer, outer - width - rho)
-    tail = torch.where(sweep < reach, tail, torch.hypot(x - outer * torch.cos(reach - tilt), y - outer * torch.sin(reach - tilt)))
+    tail = torch.where(
+        sweep < reach, tail, torch.hypot(x - outer * torch.cos(reach - tilt), y - outer * torch.sin(reach - tilt))
+    )
     return torch.minimum(blob, tail)
 
 
@@ -185,7 +189,9 @@ MOTIFS: dict[str, Motif] = {
     "petal": Motif(petal, False, (0.0, 0.62), pierceable=True, pierced_at=0.1),
     "lens": Motif(lens, True, (0.0, 1.0), pierceable=True, overlaps=True),
     "ray": Motif(ray, False, (0.0, 1.0), swirl=(0.5, 2.2), swirled=0.5, pierceable=True, pierced_at=-0.3),
-    "shuriken": Motif(shuriken, False, (0.0, 1.4), crowding=1.0, swirl=(0.5, 2.0), swirled=0.5, pierceable=True, pierced_at=-0.5),
+    "shuriken": Motif(
+        shuriken, False, (0.0, 1.4), crowding=1.0, swirl=(0.5, 2.0), swirled=0.5, pierceable=True, pierced_at=-0.5
+    ),
     "pinwheel": Motif(pinwheel, False, (0.0, 0.8), crowding=0.8, overlaps=True, swirl=(0.6, 2.4), swirled=0.7),
     "kite": Motif(kite, False, (0.0, 0.75), pierceable=True),
     "ring": Motif(ring, True, (0.0, 1.0), crowding=1.5, overlaps=True, swirled=0.1),

@@ -149,7 +149,9 @@ def test_the_fifteen_are_drawn_from_their_attributes_and_differ():
 
 def test_the_command_writes_a_folder_that_datasets_opens(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    main(["--distribution", "source", "--count", "5", "--size", "32", "--seed", "7", "--output_dir", str(tmp_path / "a")])
+    main(
+        ["--distribution", "source", "--count", "5", "--size", "32", "--seed", "7", "--output_dir", str(tmp_path / "a")]
+    )
     from datasets import load_dataset
 
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "a"), split="train", cache_dir=str(tmp_path / "cache"))

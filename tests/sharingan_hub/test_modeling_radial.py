@@ -1,0 +1,191 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, upsample_wedge, wrap
+
+
+@pytest.fixture(scope="module")
+def generator() -> RadialGenerator:
+    torch.manual_seed(0)
+    return RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), resolution=64).eval()
+
+
+def draw(generator: RadialGenerator, seed: int, order: int, phase: float = 0.0, size: int = 64) -> torch.Tensor:
+    z = torch.randn(1, 16, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return generator(z, torch.tensor([order]), torch.tensor([phase]), size)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), order=st.integers(1, 8), copy=st.integers(1, 7), phase=st.floats(-7, 7))
+def test_a_turn_by_one_wedge_changes_nothing(generator, seed, order, copy, phase):
+    picture = draw(generator, seed, order, phase)
+    turned = draw(generator, seed, order, phase + copy * 2 * math.pi / order)
+    # Float rounding of the angle moves an edge by far less than a pixel.
+    assert (picture - turned).abs().max() < 2e-2 and (picture - turned).abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize("order", range(1, 9))
+def test_phase_is_a_rotation_so_every_order_is_n_fold_symmetric(generator, order):
+    picture = draw(generator, 1, order, 0.3)
+    assert (picture.rot90(1, (2, 3)) - draw(generator, 1, order, 0.3 + math.pi / 2)).abs().mean() < 1e-4
+    angle, size = 2 * math.pi / order, 256
+    large = draw(generator, 1, order, 0.3, size)
+    matrix = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+    grid = F.affine_grid(matrix[None], [1, 3, size, size], align_corners=False)
+    axis = torch.linspace(-1, 1, size)
+    inside = (axis[None] ** 2 + axis[:, None] ** 2) < 0.95
+    difference = (F.grid_sample(large, grid, align_corners=False) - large)[..., inside].abs().mean()
+    other = math.pi / order  # half a wedge: a picture that has some pattern is not symmetric under it
+    half = (draw(generator, 1, order, 0.3 + other, size) - large)[..., inside].abs().mean()
+    assert difference < 0.03 and difference < 0.3 * half
+
+
+def test_the_round_masks_alone_draw_circles(generator):
+    torch.manual_seed(1)
+    bare = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8))
+    with torch.no_grad():
+        for head in bare.heads:  # silence the pattern's masks
+            head.weight[bare.num_round_masks :] = 0
+            head.bias[bare.num_round_masks :] = -4
+        picture = bare(torch.randn(1, 16), torch.tensor([3]), torch.tensor([0.0]), 64)
+        turned = bare(torch.randn(1, 16), torch.tensor([3]), torch.tensor([0.0]), 64)
+        ws = bare.broadcast(bare.mapping(torch.randn(1, 16), torch.tensor([3])), torch.tensor([3]))
+        spun = ws.clone()
+        spun[:, -1, 1] = 0.7
+        assert (bare.synthesis(ws, 64) - bare.synthesis(spun, 64)).abs().max() < 1e-4
+    assert picture.std() > 0.05 and (picture - turned).abs().max() > 0.05
+
+
+def test_one_set_of_weights_draws_the_same_picture_at_any_size(generator):
+    # With masks as decided as a trained generator's, only the edges' pixels may differ, and those are averages.
+    decided = RadialGenerator.from_config(generator.config).eval()
+    decided.load_state_dict(generator.state_dict())
+    decided.log_temperature.data.fill_(5.0)
+    small, large = draw(decided, 2, 5, size=64), draw(decided, 2, 5, size=256)
+    assert (F.avg_pool2d(large, 4) - small).abs().mean() < 0.02
+    assert small.std() > 0.1
+    # Edges stay about a pixel wide: four times the size has four times the edge length in pixels, not sixteen.
+    blended = [
+        ((m > 0.02) & (m < 0.98)).float().mean().item() for m in (edge_masks(decided, 64), edge_masks(decided, 256))
+    ]
+    assert blended[1] < 0.4 * blended[0]
+
+
+def edge_masks(generator: RadialGenerator, size: int) -> torch.Tensor:
+    order = torch.tensor([5])
+    with torch.no_grad():
+        w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(2)), order)
+        return generator.masks(generator.broadcast(w, order), output_size=size)
+
+
+def test_without_gradients_pictures_are_drawn_in_bands_and_are_the_same(generator):
+    z, order = torch.randn(3, 16), torch.tensor([1, 4, 7])
+    whole = generator(z, order, torch.tensor([0.0, 1.0, 2.0]), 520).detach()
+    with torch.no_grad():
+        banded = generator(z, order, torch.tensor([0.0, 1.0, 2.0]), 520)
+        alone = generator(z[1:2], order[1:2], torch.tensor([1.0]), 520)
+    assert (whole - banded).abs().max() < 1e-4
+    assert (banded[1:2] - alone).abs().max() < 1 / 255
+
+
+def test_masks_share_out_every_pixel(generator):
+    order = torch.tensor([2, 6])
+    ws = generator.broadcast(generator.mapping(torch.randn(2, 16), order), order)
+    masks = generator.masks(ws, output_size=48)
+    assert masks.shape == (2, 8, 48, 48) and masks.min() >= 0
+    assert (masks.sum(dim=1) - 1).abs().max() < 1e-5
+    assert torch.equal(
+        generator.masks(ws, order=torch.tensor([3, 3]), output_size=48)[1],
+        generator.masks(ws, order=torch.tensor([5, 3]), output_size=48)[1],
+    )
+    assert not torch.equal(generator.masks(ws, order=torch.tensor([3, 3]), output_size=48)[1], masks[1])
+
+
+def test_a_palette_takes_the_colours_place_and_its_own_changes_nothing(generator):
+    order = torch.tensor([4])
+    with torch.no_grad():
+        ws = generator.broadcast(generator.mapping(torch.randn(1, 16), order), order)
+        own = generator.palette(ws)
+        assert own.shape == (1, 8, 3) and own.min() >= 0 and own.max() <= 1
+        assert torch.allclose(generator.synthesis(ws, palette=own), generator.synthesis(ws))
+        assert torch.allclose(generator.synthesis(ws, palette=own[0]), generator.synthesis(ws))
+        assert generator.synthesis(ws, palette=torch.zeros(8, 3)).max() == -1
+        red = generator.synthesis(ws, palette=torch.tensor([1.0, 0.0, 0.0]).expand(8, 3))
+        assert red[:, 0].max() > 0.5 and red[:, 1:].max() == -1
+
+
+def test_order_and_phase_travel_in_the_last_row(generator):
+    order, phase = torch.tensor([2, 7]), torch.tensor([0.5, -1.0])
+    w = generator.mapping(torch.randn(2, 16), order)
+    ws = generator.broadcast(w, order, phase)
+    assert ws.shape == (2, generator.num_ws, 16) and generator.style_ws == generator.num_ws - 1
+    assert torch.equal(ws[:, -1, :2], torch.stack([order.float(), phase], dim=1)) and not ws[:, -1, 2:].any()
+    assert all(torch.equal(ws[:, i], w) for i in range(generator.style_ws))
+
+
+def test_modulated_convolution_is_the_papers_per_sample_weights():
+    torch.manual_seed(0)
+    conv = WedgeConv(5, 4, 6)
+    x, w = torch.randn(3, 5, 7, 8), torch.randn(3, 6)
+    out = conv(x, w)
+    for i in range(3):  # equations 1 to 3 for one sample at a time, and a plain loop for the padding
+        style = conv.affine(w[i : i + 1])[0]
+        weight = conv.weight * conv.gain * style[None, :, None, None]
+        weight = weight * (weight.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        for r, a in ((0, 0), (3, 4), (6, 7)):
+            total = conv.bias.clone()
+            for dr in (-1, 0, 1):
+                for da in (-1, 0, 1):
+                    if 0 <= r + dr < 7:
+                        total = total + weight[:, :, dr + 1, da + 1] @ x[i, :, r + dr, (a + da) % 8]
+            assert torch.allclose(out[i, :, r, a], total, atol=1e-4)
+
+
+def test_wedges_wrap_in_angle():
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert np.array_equal(wrap(x, 2)[0, 0].numpy(), np.pad(x[0, 0].numpy(), ((0, 0), (2, 2)), mode="wrap"))
+    rolled = upsample_wedge(x.roll(1, dims=3))
+    assert torch.allclose(rolled, upsample_wedge(x).roll(2, dims=3))
+    assert rolled.shape == (1, 1, 6, 8)
+
+
+def test_the_centre_keeps_only_what_its_arc_can_hold(generator):
+    logits = torch.randn(2, 3, 32, 64)
+    limited = generator._limit_frequency(logits, torch.tensor([8.0, 1.0]))
+    assert limited[0, :, 0].std(dim=-1).max() < 1e-3  # eight-fold at the very centre: a constant
+    spectrum = torch.fft.rfft(limited[1, :, -1]) / torch.fft.rfft(logits[1, :, -1])
+    assert (spectrum.abs()[:, :20] - 1).abs().max() < 1e-2  # one-fold at the edge: everything
+    assert torch.allclose(limited.mean(dim=3), logits.mean(dim=3), atol=1e-5)
+
+
+def test_every_weight_learns(generator):
+    order = torch.tensor([1, 3, 5, 8])
+    generator.train().zero_grad()
+    generator(torch.randn(4, 16), order, torch.rand(4), 32).square().mean().backward()
+    for name, weight in generator.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+    generator.eval().zero_grad()
+
+
+def test_weights_and_config_survive_a_round_trip(tmp_path):
+    saved = RadialGenerator(z_dim=16, w_dim=16, channels=(12, 8), order_probs=[0.125] * 8)
+    saved.w_avg.normal_()
+    saved.save_pretrained(tmp_path)
+    loaded = RadialGenerator.from_pretrained(tmp_path)
+    assert loaded.config.order_probs == [0.125] * 8
+    assert torch.equal(draw(saved, 0, 3), draw(loaded, 0, 3)) and torch.equal(saved.w_avg, loaded.w_avg)
+
+
+@pytest.mark.parametrize(
+    "arguments, named", [({"num_round_masks": 8}, "num_round_masks"), ({"order_probs": [1.0]}, "order_probs")]
+)
+def test_wrong_settings_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        RadialGenerator(**arguments)
