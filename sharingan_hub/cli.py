@@ -47,12 +47,15 @@ def _fail(sentence: str, code: int) -> int:
 
 def _sentence(error: Exception) -> str:
     """The first line of a message; where the message alone says little, with the kind of error before it."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, (ValueError, TypeError, OSError)) or type(error).__module__.startswith("sharingan_hub"):
-        return line or type(error).__name__
-    return f"{type(error).__name__}: {line}"
+        return _first_line(error)
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -203,11 +206,13 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     from sharingan_hub.media import write_png
 
-    process, processes, local_processes, device = 0, 1, 1, "cuda" if torch.cuda.is_available() else "cpu"
+    has_cuda = torch.cuda.is_available()
+    process, processes, local_processes, device = 0, 1, 1, "cuda" if has_cuda else "cpu"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import PartialState
 
-        state = PartialState(cpu=arguments.device == "cpu")
+        # without `cpu` and a GPU, Accelerate takes each process for the only one
+        state = PartialState(cpu=arguments.device == "cpu" or not has_cuda)
         process, processes, device = state.process_index, state.num_processes, state.device
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if arguments.device != "auto":
@@ -219,7 +224,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     try:
         pipe.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used: {_sentence(error)}") from error
+        raise ValueError(f"device {str(device)!r} cannot be used: {_first_line(error)}") from error
 
     settings = {
         "model": _model_name(arguments.model),
@@ -280,7 +285,8 @@ def _model_name(model: str | None) -> str:
     if model is None:
         return "embedded"
     # of a local path the last part: the recipe travels with pictures that are shared
-    return Path(model).resolve().name if Path(model).exists() else model
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
 
 
 def _fingerprint(module: Any) -> str:
@@ -355,8 +361,9 @@ def _info(arguments: argparse.Namespace) -> None:
     }
     if "order" in generator.conditions:
         facts["orders"] = f"1 to {config['max_order']}"
-        if config.get("order_probs"):
-            mix = [f"{order}: {share:.0%}" for order, share in enumerate(config["order_probs"], 1) if share > 0]
+        probs = config.get("order_probs")
+        if probs:
+            mix = [f"{order}: {p / sum(probs):.0%}" for order, p in enumerate(probs, 1) if p > 0]
             facts["order mix"] = ", ".join(mix)
     if "num_masks" in config:
         facts["masks"] = str(config["num_masks"])
@@ -369,9 +376,10 @@ def _card_facts(model: str | None) -> dict[str, str]:
     """Title and licence from the model's README.md, as far as it has them."""
     from huggingface_hub import ModelCard
 
-    folder = Path(__file__).parent / "embedded" / "default" if model is None else Path(model)
+    from sharingan_hub.hub import locate
+
     try:
-        card = ModelCard.load(folder / "README.md" if folder.is_dir() else str(model), ignore_metadata_errors=True)
+        card = ModelCard.load(locate(model) / "README.md", ignore_metadata_errors=True)
     except Exception:  # no card, or one with a damaged head: the rest is known without it
         return {}
     facts = {}

@@ -1,8 +1,9 @@
-"""The command with a small stand-in for the pipeline; the slow tests at the end use a real one."""
+"""The command with a small stand-in for the pipeline; the tests at the end use a small model in the real one."""
 
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sharingan_hub.media
+import sharingan_hub.pipeline_sharingan as real_pipeline
+from sharingan_hub import RadialGenerator, SharinganPipeline
 from sharingan_hub.cli import MAX_SEED, main, parse_seeds, png_name, share_of_seeds
 from sharingan_hub.media import read_recipe
 
@@ -212,7 +216,7 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, capsys, monkeypatch):
 
 
 def test_a_batch_is_written_while_the_next_is_made(tmp_path, monkeypatch, stand_in):
-    """And no more than these two are held. Each write waits here until the next batch is made, and says whether it was."""
+    """And no more than these two are held. Each write waits here for the next batch, and notes whether that came."""
     made_batches = [threading.Event() for _ in range(6)]
     write_png, overlapped = sharingan_hub.media.write_png, []
 
@@ -338,7 +342,8 @@ def test_a_folder_without_permission_is_one_sentence(tmp_path, capsys, monkeypat
 def test_processes_share_the_seeds(tmp_path, capsys, monkeypatch, stand_in):
     monkeypatch.setenv("WORLD_SIZE", "3")
     state = types.SimpleNamespace(num_processes=3, device=torch.device("cpu"))
-    monkeypatch.setattr("accelerate.PartialState", lambda cpu: state)
+    # without a GPU and without `cpu`, Accelerate calls every process the only one
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: state if cpu else None)
     shares = []
     for process in (2, 0, 1):
         state.process_index = process
@@ -407,3 +412,103 @@ def test_help_imports_nothing_heavy():
     imported = {name.partition(".")[0] for name in told.splitlines()[-1].split()}
     heavy = "torch numpy PIL diffusers gradio datasets accelerate huggingface_hub matplotlib av tqdm asyncio"
     assert "sharingan_hub" in imported and not imported & set(heavy.split())
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    """A checkpoint folder with an untrained generator."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
+    generator = RadialGenerator(
+        z_dim=16,
+        w_dim=16,
+        resolution=32,
+        channels=(16, 8),
+        base_radius=4,
+        base_angle=4,
+        order_probs=[0, 0, 1, 1, 0, 0, 0, 0],
+    )
+    SharinganPipeline(generator).save_pretrained(folder)
+    return folder
+
+
+def assert_drawn(folder: Path, pipe: SharinganPipeline, seeds: range, **options) -> None:
+    """The folder holds exactly these seeds' pictures, whole, and as the pipeline draws them one by one."""
+    assert sorted(made(folder)) == [png_name(seed) for seed in seeds]
+    for seed in seeds:
+        with Image.open(folder / png_name(seed)) as image:
+            drawn = np.asarray(image).astype(int)
+        expected = np.asarray(pipe(seeds=[seed], **options).images[0]).astype(int)
+        assert drawn.shape == expected.shape and np.abs(drawn - expected).max() <= 1
+
+
+def test_a_real_model_draws_and_is_described(tmp_path, capsys, monkeypatch, tiny_model):
+    monkeypatch.setitem(sys.modules, "sharingan_hub.pipeline_sharingan", real_pipeline)
+    pipe = SharinganPipeline.from_pretrained(tiny_model)
+    options = ("--model", tiny_model, "--seeds", "0-4")
+    assert generate(tmp_path / "own", *options, "--batch-size", 2) == 0
+    assert_drawn(tmp_path / "own", pipe, range(5))
+    asked = ("--order", 5, "--truncation-psi", 1.2, "--output-size", 48)
+    assert generate(tmp_path / "asked", *options, *asked) == 0
+    assert_drawn(tmp_path / "asked", pipe, range(5), order=5, truncation_psi=1.2, output_size=48)
+    assert "order is 9" in refused(capsys, "generate", *options, "--output-dir", tmp_path / "none", "--order", 9)
+    assert "neither a folder" in refused(capsys, "info", tmp_path / "nowhere")
+
+    assert main(["info", str(tiny_model)]) == 0
+    told = capsys.readouterr().out
+    parameters = sum(parameter.numel() for parameter in pipe.generator_model.parameters())
+    for fact in ("RadialGenerator", f"{parameters:,}", "32 px, or any other", "1 to 8", "3: 50%, 4: 50%"):
+        assert fact in told
+
+
+def start(*command: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_LOG_LEVEL": "error"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_launched_processes_make_what_one_makes(tmp_path, tiny_model):
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    options = ["--model", str(tiny_model), "--seeds", "0-24", "--output-dir", str(tmp_path / "out"), "--device", "cpu"]
+    launched = start(*launcher, "-m", "sharingan_hub", "generate", *options)
+    out, err = launched.communicate(timeout=120)
+    assert launched.returncode == 0, err
+    assert out.count("pictures written") == 1 and "13 pictures" in out and "all 2: 25" in out
+    assert_drawn(tmp_path / "out", SharinganPipeline.from_pretrained(tiny_model), range(25))
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_whole_pictures_and_goes_on(tmp_path, tiny_model):
+    options = [
+        "sharingan_hub",
+        "generate",
+        "--model",
+        str(tiny_model),
+        "--output-dir",
+        str(tmp_path),
+        "--batch-size",
+        "2",
+    ]
+    run = start(*options, "--seeds", "0-1999")
+    assert run.stderr is not None
+    while not re.search(r"\| [1-9]\d*/2000", told := run.stderr.readline()):  # of the progress bar
+        assert told, "ended before it was killed"
+    run.kill()
+    run.communicate()
+    before = made(tmp_path)
+    last = len(before) + 5
+    assert 0 < last < 1999
+    again = start(*options, "--seeds", f"0-{last - 1}")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert f"{len(before)} were there already" in out
+    after = made(tmp_path)
+    assert before.items() <= after.items()
+    assert_drawn(tmp_path, SharinganPipeline.from_pretrained(tiny_model), range(last))
