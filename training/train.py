@@ -154,34 +154,17 @@ def build(
 
 
 def grow_discriminator(config: TrainConfig, folder: Path) -> Any:
-    """The base model's discriminator at the run's resolution; blocks that it does not have start fresh."""
+    """The base model's discriminator at the run's resolution; a fresh one where it has none."""
     if not folder.is_dir():
         logger.info("base_model has no discriminator: a fresh one.")
         return build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
     settings = hub.read_json(folder / "config.json")
     kind = discriminator_class(settings.get("_class_name", ""))
-    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-    base = kind(**settings)
+    base = kind(**{key: value for key, value in settings.items() if not key.startswith("_")})
     base.load_state_dict(hub.read_weights(folder / hub.WEIGHTS, base.state_dict()))
-    if base.config.resolution == config.resolution:
-        return base
-    grown = kind(**settings | {"resolution": config.resolution})
-    fitting = {
-        name: tensor
-        for name, tensor in base.state_dict().items()
-        if not name.startswith("fromrgb.")
-        and name in grown.state_dict()
-        and grown.state_dict()[name].shape == tensor.shape
-    }
-    grown.load_state_dict(fitting, strict=False)
-    fresh: set[str] = {name.split(".")[0] for name in grown.state_dict() if name not in fitting}
-    logger.info(
-        "Discriminator from %d to %d px, fresh: %s.",
-        base.config.resolution,
-        config.resolution,
-        ", ".join(sorted(fresh)),
-    )
-    return grown
+    if base.config.resolution != config.resolution:
+        logger.info("The discriminator goes from %d to %d px.", base.config.resolution, config.resolution)
+    return base.at_resolution(config.resolution)
 
 
 if __name__ == "__main__":

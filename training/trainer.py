@@ -358,6 +358,9 @@ class Trainer:
         """
         config, main = self.config, self.accelerator.is_main_process
         self._start()
+        if config.report_to != "none":
+            settings = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
+            self.accelerator.init_trackers("sharingan_hub", config=settings)
         if self.seconds >= 60 * (config.max_minutes or math.inf):
             self.stopping = True
         begun = time.monotonic() - self.seconds
@@ -388,7 +391,10 @@ class Trainer:
                 if self.step % LOG_EVERY == 0:
                     now = time.monotonic()
                     row = {name: sum(seen) / len(seen) for name, seen in window.items()}
-                    row |= {"p": self.probability, "images_per_second": LOG_EVERY * config.batch_size / (now - shown)}
+                    row |= {
+                        "p": self.probability,
+                        "images_per_second": len(window["loss_d"]) * config.batch_size / (now - shown),
+                    }
                     shown, window = now, {}
                     self.accelerator.log(row, step=self.step)
                     bar.set_postfix_str(self._summary(row), refresh=False)

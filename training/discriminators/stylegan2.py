@@ -70,10 +70,10 @@ class DownBlock(nn.Module):
         self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Both branches carry the residual's 1/sqrt(2); the main one also has the activation's sqrt(2).
+        # Both branches carry the residual's 1/sqrt(2), which in the main one cancels the activation's sqrt(2).
         skip = self.skip(blur(x, stride=2, padding=1), gain=math.sqrt(0.5))
         main = F.leaky_relu_(self.conv0(x, gain=GAIN, padding=1), SLOPE)
-        main = F.leaky_relu_(self.conv1(blur(main, stride=1, padding=2), gain=GAIN * math.sqrt(0.5), stride=2), SLOPE)
+        main = F.leaky_relu_(self.conv1(blur(main, stride=1, padding=2), gain=1.0, stride=2), SLOPE)
         return main + skip
 
 
@@ -87,7 +87,7 @@ def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
     """
     batch, _, height, width = x.shape
     group = max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
-    groups = x.float().reshape(batch // group, group, -1)
+    groups = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(batch // group, group, -1)
     deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=1)
     channel = deviation.repeat_interleave(group).view(batch, 1, 1, 1).expand(batch, 1, height, width)
     return torch.cat([x, channel.to(x.dtype)], dim=1)
@@ -187,3 +187,56 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
             self.fromrgb.requires_grad_(False)
         for side in self.sides[:blocks]:
             getattr(self, f"b{side}").requires_grad_(False)
+
+    def at_resolution(self, resolution: int) -> "StyleGAN2Discriminator":
+        """A discriminator for another resolution that keeps every block of this one that it has a place for.
+
+        One for a higher resolution starts as the same function: it gives the logits that this one gives for the picture
+        filtered by [1,3,3,1] and halved. So a generator that goes on at twice the resolution does not meet an untrained
+        judge. (Net2Net, Chen et al. 2016, is the same idea for other changes of shape.) Where a new block has fewer than
+        two channels for each colour, and below this one's resolution, what is new is random.
+
+        Raises:
+            ValueError: see the class.
+        """
+        base = self
+        while base.config["resolution"] < resolution:
+            grown = base._resized(base.config["resolution"] * 2)
+            grown._imitate(base.fromrgb)
+            base = grown
+        return base if base.config["resolution"] == resolution else base._resized(resolution)
+
+    def _resized(self, resolution: int) -> "StyleGAN2Discriminator":
+        settings = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        resized = StyleGAN2Discriminator(**settings | {"resolution": resolution})
+        for name, block in self.named_children():
+            if name != "fromrgb" and hasattr(resized, name):
+                getattr(resized, name).load_state_dict(block.state_dict())
+        return resized
+
+    @torch.no_grad()
+    def _imitate(self, fromrgb: EqualConv2d) -> None:
+        """Make fromrgb and the first block, together, equal to another fromrgb after halving the picture.
+
+        A colour x passes through a leaky ReLU unharmed as a pair of channels: f(x) - f(-x) = (1 + slope) x.
+        """
+        block: DownBlock = getattr(self, f"b{self.sides[0]}")
+        colors = fromrgb.weight.shape[1]
+        pairs = [(2 * color, 2 * color + 1) for color in range(colors)]
+        if self.fromrgb.weight.shape[0] < 2 * colors:
+            return
+        # What a unit weight does in each of the three layers, and the common weight that makes their product right.
+        gains = (self.fromrgb.scale * GAIN, block.conv0.scale * GAIN * (1 + SLOPE), block.conv1.scale * (1 + SLOPE))
+        weight = (fromrgb.scale * GAIN / math.prod(gains)) ** (1 / 3)
+        self.fromrgb.weight[: 2 * colors] = 0
+        block.conv0.weight[: 2 * colors] = 0
+        block.conv1.weight.zero_()
+        block.skip.weight.zero_()
+        for color, (up, down) in enumerate(pairs):
+            self.fromrgb.weight[up, color], self.fromrgb.weight[down, color] = weight, -weight
+            for out, sign in ((up, weight), (down, -weight)):
+                block.conv0.weight[out, up, 1, 1], block.conv0.weight[out, down, 1, 1] = sign, -sign
+            block.conv1.weight[:, up, 1, 1] = fromrgb.weight[:, color, 0, 0] * weight
+            block.conv1.weight[:, down, 1, 1] = -fromrgb.weight[:, color, 0, 0] * weight
+        assert block.conv1.bias is not None and fromrgb.bias is not None
+        block.conv1.bias.copy_(fromrgb.bias * GAIN)
