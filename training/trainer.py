@@ -14,6 +14,7 @@ Three decisions carry the rest:
 import functools
 import hashlib
 import inspect
+import io
 import json
 import logging
 import math
@@ -35,6 +36,7 @@ from typing import Any, Literal, Protocol
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -633,6 +635,8 @@ class Trainer:
     def _load(self, checkpoint: Path) -> None:
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         for name, part in self._stateful().items():
+            if isinstance(part, torch.optim.Optimizer):  # its settings are this run's, not the checkpoint's
+                state[name]["param_groups"] = part.state_dict()["param_groups"]
             part.load_state_dict(state[name])
         progress = json.loads((checkpoint / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
@@ -666,21 +670,20 @@ class Trainer:
         }
         with self._writing():
             with replaced_folder(folder / f"step_{self.step:08d}") as temporary:
+                state = io.BytesIO()  # torch.save would report a full disk as a wrong position in its file
+                torch.save({name: part.state_dict() for name, part in self._stateful().items()}, state)
                 with open(temporary / "state.pt", "wb") as file:
-                    torch.save({name: part.state_dict() for name, part in self._stateful().items()}, file)
+                    file.write(state.getbuffer())
                     file.flush()
                     os.fsync(file.fileno())
                 (temporary / "progress.json").write_text(json.dumps(progress))
             for old in list_checkpoints(folder)[: -self.config.checkpoints_total_limit]:
                 shutil.rmtree(old)
-            previews = folder / "previews"
-            previews.mkdir(exist_ok=True)
-            save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), previews / f"{self.step:08d}.png")
             self._export()
         self.saved = self.step
 
     def _export(self) -> None:
-        """The averaged generator as a pipeline, the discriminator beside it, and report.json."""
+        """The averaged generator as a pipeline, the discriminator beside it, report.json, and a row of the preview."""
         report = {
             "steps": self.step,
             "images": self.step * self.config.batch_size,
@@ -694,6 +697,8 @@ class Trainer:
         SharinganPipeline(generator_model=generator).save_pretrained(self.output)
         with replaced_folder(self.output / "discriminator") as temporary:
             discriminator.save_pretrained(temporary)
+        preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
+        save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
         draft = self.output / ".report.json.tmp"
         draft.write_text(json.dumps(report, indent=2) + "\n")
         os.replace(draft, self.output / "report.json")
@@ -704,7 +709,8 @@ class Trainer:
             if self.saved != self.step:
                 self._save()
             with self._writing():
-                rows = [path for path in sorted((self.output / "checkpoints" / "previews").glob("*.png"))]
+                self._export()  # again: the run may have been killed between a checkpoint and its export
+                rows = sorted((self.output / "checkpoints" / "previews").glob("????????.png"))
                 rows = [path for path in rows if int(path.stem) <= self.step]
                 chosen = [rows[i * (len(rows) - 1) // max(1, PREVIEW_ROWS - 1)] for i in range(PREVIEW_ROWS)]
                 pictures = [Image.open(path) for path in dict.fromkeys(chosen)]
@@ -741,7 +747,7 @@ class Trainer:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"Writing to {self.output} at step {self.step} failed ({error}): make room, then go on with "
                 f"--resume_from latest; earlier checkpoints are intact."
