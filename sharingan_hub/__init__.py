@@ -1,7 +1,6 @@
 """SharinGAN Hub: generate, repair, recolour and share radial eye emblems."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,12 +8,9 @@ if TYPE_CHECKING:
     from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator as StyleGAN2Generator
     from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
 
-try:
-    __version__ = version("sharingan-hub")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
+    __version__: str
 
-# Importing torch and diffusers takes seconds: each name is imported when it is first asked for (PEP 562).
+# Importing torch and diffusers takes seconds, reading the version a tenth of one: each name is imported when it is first asked for (PEP 562).
 EXPORTS = {
     "RadialGenerator": "modeling_radial",
     "SharinganPipeline": "pipeline_sharingan",
@@ -23,10 +19,22 @@ EXPORTS = {
 __all__ = ["__version__", *EXPORTS]
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sharingan-hub")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0+unknown"
+
+
 def __getattr__(name: str) -> Any:
-    if name not in EXPORTS:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in EXPORTS:
+        value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 

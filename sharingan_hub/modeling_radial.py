@@ -94,7 +94,7 @@ class WedgeConv(nn.Module):
         return upsample_wedge(x) if upsample else x
 
 
-class RadialGenerator(ModelMixin, ConfigMixin):
+class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """z -> w -> K soft masks in one polar wedge and a palette of K colours -> picture of any size.
 
     The first `num_round_masks` masks depend on the radius alone: disc, rim, rings and pupil are round by construction.
