@@ -39,6 +39,7 @@ KNOWN_GENERATORS = ("RadialGenerator", "StyleGAN2Generator")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MAX_JSON_BYTES = 2**20
 MAX_CONFIG_NUMBER = 2**20
+MAX_LAYERS = 64
 MAX_RESOLUTION = 8192
 
 
@@ -187,9 +188,11 @@ def read_generator(folder: Path, dtype: torch.dtype = torch.float32) -> ModelMix
 def check_config_value(name: str, value: Any) -> None:
     """Refuse configuration values of a type or size that no generator has."""
     items = value if isinstance(value, list) and len(value) <= 1024 else [value]
+    # Layers cost a constructor time, other sizes nothing: it allocates no memory.
+    largest = MAX_LAYERS if name.endswith("layers") else MAX_CONFIG_NUMBER
     for item in items:
         if isinstance(item, int | float):
-            ordinary = abs(item) <= MAX_CONFIG_NUMBER  # not so for NaN
+            ordinary = abs(item) <= largest  # not so for NaN
         else:
             ordinary = item is None or (isinstance(item, str) and len(item) <= 256)
         if not ordinary:

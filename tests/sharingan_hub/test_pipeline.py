@@ -1,0 +1,634 @@
+"""SharinganPipeline: seeds, truncation, latents, arguments, and the checkpoint folder, read by us and by plain diffusers."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub, pipeline_sharingan
+from sharingan_hub.pipeline_sharingan import CHUNK_PICTURES
+
+ORDER_PROBS = [0.0, 0.5, 0.25, 0.25]
+
+
+def tiny(family: str) -> SharinganPipeline:
+    """A pipeline of a small random generator, with averages that are not zero."""
+    torch.manual_seed(0)
+    model: ModelMixin
+    if family == "radial":
+        model = RadialGenerator(
+            z_dim=16,
+            w_dim=12,
+            resolution=32,
+            max_order=4,
+            num_masks=4,
+            num_round_masks=2,
+            channels=(8, 8),
+            base_radius=4,
+            base_angle=8,
+            order_probs=ORDER_PROBS,
+        )
+    else:
+        model = StyleGAN2Generator(z_dim=16, w_dim=12, resolution=16, mapping_layers=2, channel_base=64, channel_max=8)
+    model.w_avg.normal_()
+    return SharinganPipeline(model.eval())
+
+
+PIPES = {family: tiny(family) for family in ("radial", "stylegan2")}
+
+
+@pytest.fixture(params=list(PIPES))
+def pipe(request) -> SharinganPipeline:
+    return PIPES[request.param]
+
+
+@pytest.fixture
+def radial() -> SharinganPipeline:
+    return PIPES["radial"]
+
+
+@pytest.fixture
+def stylegan2() -> SharinganPipeline:
+    return PIPES["stylegan2"]
+
+
+# Seeds and truncation
+
+
+def test_seeds_follow_the_stylegan_convention(stylegan2):
+    z = np.stack([np.random.RandomState(seed).randn(16) for seed in (7, 2**32 - 1)])
+    with torch.no_grad():
+        w = stylegan2.generator_model.mapping(torch.from_numpy(z).float())
+    latents = stylegan2(seeds=[7, 2**32 - 1], truncation_psi=1).latents
+    torch.testing.assert_close(latents, w[:, None].expand_as(latents))
+
+
+def test_order_is_drawn_by_the_seed_after_z(radial):
+    expected = []
+    for seed in range(40):
+        state = np.random.RandomState(seed)
+        state.randn(16)
+        expected.append(state.choice(4, p=ORDER_PROBS) + 1)
+    latents = radial.prepare_latents(range(40))
+    assert latents[:, -1, 0].tolist() == expected
+    assert set(expected) == {2, 3, 4}  # order 1 never comes in this training data
+    assert not latents[:, -1, 1:].any()
+
+
+@pytest.mark.parametrize("psi", [0.0, 0.7, 1.0, -0.5])
+def test_truncation_pulls_towards_the_average_of_the_order(pipe, psi):
+    model = pipe.generator_model
+    z = torch.from_numpy(np.stack([np.random.RandomState(seed).randn(16) for seed in (1, 2, 3)])).float()
+    orders = [1, 4, 2]
+    given_order = {"order": orders} if "order" in model.conditions else {}
+    with torch.no_grad():
+        w = model.mapping(z, torch.tensor(orders)) if given_order else model.mapping(z)
+    center = model.w_avg[[0, 3, 1]] if given_order else model.w_avg
+    expected = center + psi * (w - center)
+    latents = pipe(seeds=[1, 2, 3], truncation_psi=psi, **given_order).latents
+    assert latents.shape == (3, model.num_ws, 12)
+    styles = latents[:, : model.style_ws]
+    torch.testing.assert_close(styles, expected[:, None].expand_as(styles))
+    if given_order:
+        assert latents[:, -1, 0].tolist() == orders
+
+
+@settings(max_examples=15)
+@given(
+    family=st.sampled_from(list(PIPES)),
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=CHUNK_PICTURES + 3),
+    data=st.data(),
+)
+def test_a_seed_gives_the_same_picture_alone_and_in_any_batch(family, seeds, data):
+    pipe = PIPES[family]
+    i = data.draw(st.integers(0, len(seeds) - 1))
+    batch, alone = pipe(seeds=seeds, output_type="np"), pipe(seeds=seeds[i], output_type="np")
+    assert batch.seeds == seeds and alone.seeds == [seeds[i]]
+    assert np.abs(batch.images[i] - alone.images[0]).max() < 1e-4
+    png = np.asarray(pipe(seeds=seeds).images[i], dtype=int) - np.asarray(pipe(seeds=seeds[i]).images[0], dtype=int)
+    assert np.abs(png).max() <= 1
+
+
+def test_generator_draws_seeds_that_give_the_same_pictures(pipe):
+    first, second, other = (pipe(batch_size=3, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert first.seeds == second.seeds != other.seeds and len(set(first.seeds)) == 3
+    for a, b in zip(first.images, pipe(seeds=first.seeds).images, strict=True):
+        assert a.tobytes() == b.tobytes()
+    torch.manual_seed(5)
+    drawn = pipe(batch_size=2).seeds
+    torch.manual_seed(5)
+    assert pipe(batch_size=2).seeds == drawn != pipe(batch_size=2).seeds
+
+
+@pytest.mark.parametrize(
+    "seeds", [3, np.int64(3), torch.tensor(3), np.array([3]), (3,), range(3, 4), torch.tensor([3])]
+)
+def test_seeds_of_any_integer_kind(pipe, seeds):
+    assert pipe(seeds=seeds).seeds == [3]
+
+
+# Latents
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_latents_fed_back_give_the_same_pictures(pipe, output_type):
+    conditions = {"order": [3, 1], "phase": 0.4} if "order" in pipe.generator_model.conditions else {}
+    first = pipe(seeds=[4, 5], truncation_psi=0.9, output_type=output_type, **conditions)
+    kept = first.latents.clone()
+    again = pipe(latents=first.latents, truncation_psi=0.1, output_type=output_type)
+    assert again.seeds is None and torch.equal(again.latents, kept)
+    assert np.array_equal(
+        np.stack([np.asarray(x) for x in first.images]), np.stack([np.asarray(x) for x in again.images])
+    )
+
+
+def test_order_and_phase_given_with_latents_replace_those_inside(radial):
+    base = radial(seeds=[4, 5], order=2, phase=0.1, output_type="pt")
+    kept = base.latents.clone()
+    turned = radial(latents=base.latents, phase=[0.5, 0.9], output_type="pt")
+    assert torch.equal(turned.images, radial(seeds=[4, 5], order=2, phase=[0.5, 0.9], output_type="pt").images)
+    assert not torch.equal(turned.images, base.images)
+    other = radial(latents=base.latents, order=3, output_type="pt")
+    assert other.latents[:, -1, 0].tolist() == [3, 3]
+    assert torch.equal(other.latents[:, -1, 1], base.latents[:, -1, 1])
+    assert torch.equal(other.latents[:, :-1], base.latents[:, :-1])
+    assert torch.equal(base.latents, kept)  # the caller's tensor stays as it is
+
+
+def test_a_full_turn_of_the_phase_over_the_order_is_the_same_picture(radial):
+    images = radial(seeds=[8, 8, 8], order=3, phase=[0, 2 * np.pi / 3, 1.0], output_type="pt").images
+    torch.testing.assert_close(images[0], images[1], atol=2e-3, rtol=0)
+    assert (images[0] - images[2]).abs().max() > 0.02
+
+
+# Output
+
+
+def test_output_types_agree(pipe):
+    pil, array, tensor = (pipe(seeds=[1, 2], output_type=kind).images for kind in ("pil", "np", "pt"))
+    size = pipe.generator_model.resolution
+    assert all(isinstance(x, Image.Image) and x.mode == "RGB" and x.size == (size, size) for x in pil)
+    assert array.shape == (2, size, size, 3) and array.dtype == np.float32
+    assert tensor.shape == (2, 3, size, size) and tensor.dtype == torch.float32
+    assert 0 <= array.min() and array.max() <= 1 and array.std() > 0.01
+    assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(np.stack([np.asarray(x) for x in pil]), np.round(array * 255).astype(np.uint8))
+    images, latents, seeds = pipe(seeds=[1, 2], return_dict=False)
+    assert seeds == [1, 2] and len(images) == 2 and latents.shape[0] == 2
+
+
+def test_no_gradient_but_latents_can_be_optimised(pipe):
+    out = pipe(seeds=[1], output_type="pt")
+    assert not out.images.requires_grad and not out.latents.requires_grad
+    ws = out.latents.requires_grad_()
+    pipe.generator_model.synthesis(ws).sum().backward()
+    assert ws.grad is not None and ws.grad.any()
+
+
+def test_large_batches_are_drawn_in_chunks(pipe, monkeypatch):
+    sizes = []
+    synthesis = pipe.generator_model.synthesis
+    forward = synthesis.forward if isinstance(synthesis, torch.nn.Module) else synthesis
+
+    def spy(ws, *args, **kwargs):
+        sizes.append(len(ws))
+        return forward(ws, *args, **kwargs)
+
+    owner, name = (
+        (synthesis, "forward") if isinstance(synthesis, torch.nn.Module) else (pipe.generator_model, "synthesis")
+    )
+    monkeypatch.setattr(owner, name, spy)
+    assert len(pipe(batch_size=CHUNK_PICTURES * 2 + 1).images) == CHUNK_PICTURES * 2 + 1
+    assert sizes == [CHUNK_PICTURES, CHUNK_PICTURES, 1]
+    sizes.clear()
+    monkeypatch.setattr(pipeline_sharingan, "CHUNK_PIXELS", 2 * 64 * 64)
+    pipe(batch_size=3, output_size=64)
+    assert sizes == [2, 1]
+
+
+class Stripes(ModelMixin, ConfigMixin):
+    """Black and white columns of one pixel, whatever the latents."""
+
+    conditions = ()
+    z_dim = w_dim = 4
+    num_ws = style_ws = 2
+    resolution = 64
+
+    @register_to_config
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("w_avg", torch.zeros(4))
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def mapping(self, z):
+        return z
+
+    def broadcast(self, w):
+        return w[:, None].expand(-1, 2, -1)
+
+    def synthesis(self, ws):
+        columns = torch.arange(64) % 2 * 3.0 - 1.0  # from -1 to 2: above 1 is clipped
+        return columns.expand(len(ws), 3, 64, 64)
+
+
+def test_pictures_are_clipped_and_resized_with_antialiasing():
+    pipe = SharinganPipeline(Stripes())
+    assert pipe(output_type="pt").images[0, 0, 0, :4].tolist() == [0, 1, 0, 1]
+    small = pipe(output_size=16, output_type="pt").images
+    assert small.shape == (1, 3, 16, 16)
+    # The mean of -1 and 2 is 0.5, which is 0.75 in [0, 1]; without anti-aliasing it would be black or white.
+    torch.testing.assert_close(small[..., 2:-2], torch.full((1, 3, 16, 12), 0.75), atol=0.02, rtol=0)
+
+
+def test_output_size_is_drawn_not_resized_where_the_generator_can(radial):
+    images = radial(seeds=[1], output_size=48, output_type="pt").images
+    with torch.no_grad():
+        drawn = radial.generator_model.synthesis(radial.prepare_latents([1]), output_size=48)
+    torch.testing.assert_close(images, (drawn / 2 + 0.5).clamp(0, 1))
+
+
+# Palette and post-processing
+
+
+def test_palette_as_numbers_or_names(radial):
+    names = ["#ff0000", "black", "#00F", "#204060"]
+    numbers = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1], [32 / 255, 64 / 255, 96 / 255]])
+    expected = radial(seeds=[1, 2], palette=numbers, output_type="pt").images
+    own = radial(seeds=[1, 2], output_type="pt").images
+    assert not torch.allclose(expected, own)
+    for palette in (names, numbers.numpy(), numbers.tolist(), [names, numbers.tolist()]):
+        torch.testing.assert_close(radial(seeds=[1, 2], palette=palette, output_type="pt").images, expected)
+    each = radial(seeds=[1, 1], palette=torch.stack([numbers, 1 - numbers]), output_type="pt").images
+    torch.testing.assert_close(each[0], expected[0])
+    assert not torch.allclose(each[0], each[1])
+
+
+def test_finished_pictures_are_postprocessed_in_order(pipe, monkeypatch):
+    calls = []
+
+    def step(name):
+        def run(x, *args):
+            assert x.shape[1:] == (3, 24, 24) and 0 <= x.min() and x.max() <= 1
+            calls.append((name, *args))
+            return SimpleNamespace(images=x * 0.5) if name == "circularize" else x * 0.5
+
+        return run
+
+    room = SimpleNamespace(**{name: step(name) for name in ("circularize", "symmetrize", "recolor")})
+    monkeypatch.setitem(sys.modules, "sharingan_hub.postprocess", room)
+    plain = pipe(seeds=[1], output_size=24, output_type="pt").images
+    assert calls == []
+    done = pipe(seeds=[1], output_size=24, output_type="pt", recolor="red", circularize=True, symmetry=3).images
+    assert calls == [("circularize",), ("symmetrize", 3), ("recolor", "red")]
+    torch.testing.assert_close(done, plain / 8)
+
+
+@pytest.mark.parametrize("argument", [{"circularize": True}, {"recolor": "red"}, {"symmetry": 3}])
+def test_postprocessing_without_its_room_says_what_to_install(pipe, monkeypatch, argument):
+    monkeypatch.setitem(sys.modules, "sharingan_hub.postprocess", None)
+    with pytest.raises(ImportError, match="install or upgrade the sharingan-hub package"):
+        pipe(**argument)
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size is 0; it must be at least 1"),
+        ({"batch_size": 1.5}, TypeError, "batch_size is 1.5; it must be a whole number"),
+        ({"batch_size": True}, TypeError, "batch_size is True"),
+        ({"generator": 3}, TypeError, "generator is a int; it must be a torch.Generator"),
+        ({"seeds": -1}, ValueError, "seeds is -1; it must be from 0 to 4294967295"),
+        ({"seeds": [0, 2**32]}, ValueError, "seeds is 4294967296"),
+        ({"seeds": []}, ValueError, "seeds is empty"),
+        ({"seeds": "12"}, TypeError, "seeds is '12'; it must be a whole number"),
+        ({"seeds": [0.5]}, TypeError, "seeds is 0.5"),
+        ({"seeds": [1, 2, 3], "batch_size": 2}, ValueError, "batch_size is 2, but seeds holds 3"),
+        ({"seeds": [1], "generator": torch.Generator()}, ValueError, "seeds and generator were both given"),
+        ({"truncation_psi": float("nan")}, ValueError, "truncation_psi is nan; it must be finite"),
+        ({"truncation_psi": "strong"}, TypeError, "truncation_psi is 'strong'; it must be a number"),
+        ({"order": 0}, ValueError, "order is 0; it must be from 1 to 4"),
+        ({"order": 5}, ValueError, "order is 5; it must be from 1 to 4"),
+        ({"order": 2.0}, TypeError, "order is 2.0; it must be a whole number"),
+        ({"order": [1, 2]}, ValueError, "order holds 2 values for 1 pictures; give one, or one for each"),
+        ({"phase": float("inf")}, ValueError, "phase is inf; it must be finite"),
+        ({"phase": [0.0, 1.0]}, ValueError, "phase holds 2 values for 1 pictures"),
+        ({"phase": "left"}, TypeError, "phase is 'left'; it must be a number"),
+        ({"palette": [[0, 0, 0]]}, ValueError, r"palette has shape \(1, 3\); it must be \(4, 3\)"),
+        ({"palette": np.full((4, 3), 1.5)}, ValueError, "palette holds values outside 0 to 1"),
+        ({"palette": torch.full((4, 3), float("nan"))}, ValueError, "palette holds values outside 0 to 1"),
+        ({"palette": ["red", "black", "nocolour", "blue"]}, ValueError, "palette cannot be read as 4 colours"),
+        ({"palette": [[0, 0, 0], [1], [0], [0]]}, ValueError, "palette cannot be read as 4 colours"),
+        ({"output_size": 15}, ValueError, "output_size is 15; it must be from 16 to 8192"),
+        ({"output_size": 10000}, ValueError, "output_size is 10000"),
+        ({"output_size": "big"}, TypeError, "output_size is 'big'"),
+        ({"output_type": "jpg"}, ValueError, "output_type is 'jpg'; it must be 'pil', 'np' or 'pt'"),
+        ({"latents": [1, 2]}, TypeError, r"latents is a list; it must be a tensor \(N, 7, 12\)"),
+        ({"latents": torch.zeros(1, 12)}, ValueError, r"latents has shape \(1, 12\)"),
+        ({"latents": torch.zeros(0, 7, 12)}, ValueError, r"latents has shape \(0, 7, 12\)"),
+        ({"latents": torch.full((1, 7, 12), float("nan"))}, ValueError, "latents holds NaN"),
+        (
+            {"latents": torch.zeros(1, 7, 12)},
+            ValueError,
+            "latents holds order 0; it must be a whole number from 1 to 4",
+        ),
+        ({"latents": torch.full((1, 7, 12), 1.5)}, ValueError, "latents holds order 1.5"),
+        ({"latents": torch.ones(1, 7, 12), "seeds": 1}, ValueError, "latents and seeds were both given"),
+        ({"latents": torch.ones(1, 7, 12), "batch_size": 3}, ValueError, "batch_size is 3, but latents holds 1"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(radial, arguments, error, message):
+    with pytest.raises(error, match=message) as caught:
+        radial(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["order", "phase", "palette"])
+def test_conditions_of_other_generators_are_refused_by_name(stylegan2, name):
+    with pytest.raises(ValueError, match=f"{name} was given, but StyleGAN2Generator does not take it"):
+        stylegan2(**{name: 1})
+
+
+# The checkpoint folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_checkpoint_layout(pipe, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / "samples" / "1.png").write_text("picture")
+    pipe.save_pretrained(tmp_path)
+    model = pipe.generator_model
+    module = {"RadialGenerator": "modeling_radial", "StyleGAN2Generator": "modeling_stylegan2"}[type(model).__name__]
+    content = files(tmp_path)
+    assert set(content) == {
+        "README.md",
+        "samples/1.png",
+        "model_index.json",
+        "pipeline.py",
+        "generator_model/config.json",
+        "generator_model/diffusion_pytorch_model.safetensors",
+        f"generator_model/{module}.py",
+    }
+    index = json.loads(content["model_index.json"])
+    assert index["_class_name"] == ["pipeline", "SharinganPipeline"]
+    assert index["generator_model"] == [module, type(model).__name__]
+    package = Path(hub.__file__).parent
+    assert content["pipeline.py"] == (package / "pipeline_sharingan.py").read_bytes()
+    assert content[f"generator_model/{module}.py"] == (package / f"{module}.py").read_bytes()
+    assert os.stat(tmp_path / "generator_model" / hub.WEIGHTS).st_mode == os.stat(tmp_path / "README.md").st_mode
+
+
+def test_saved_and_opened_without_network(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+
+    def refuse(*args):
+        raise AssertionError("a local folder needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    again = SharinganPipeline.from_pretrained(tmp_path)
+    assert type(again.generator_model) is type(pipe.generator_model) and not again.generator_model.training
+    assert again.generator_model.dtype == torch.float32 and again.device.type == "cpu"
+    a, b = pipe(seeds=[1, 2], output_type="pt"), again(seeds=[1, 2], output_type="pt")
+    assert torch.equal(a.images, b.images) and torch.equal(a.latents, b.latents)
+    again.save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again").items() <= files(tmp_path).items()  # the same files, byte for byte
+    monkeypatch.setattr(hub, "DEFAULT", tmp_path)
+    assert torch.equal(SharinganPipeline.from_pretrained()(seeds=[1, 2], output_type="pt").images, b.images)
+
+
+def test_opening_draws_no_random_numbers(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    state = torch.get_rng_state()
+    SharinganPipeline.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dtype(pipe, tmp_path):
+    pipe.save_pretrained(str(tmp_path))
+    expected = pipe(seeds=[1, 2], output_type="pt").images
+    for argument in ("dtype", "torch_dtype"):
+        low = SharinganPipeline.from_pretrained(str(tmp_path), **{argument: torch.bfloat16})
+        assert low.generator_model.dtype == torch.bfloat16
+        out = low(seeds=[1, 2], output_type="pt")
+        assert out.latents.dtype == torch.float32
+        assert (out.images - expected).abs().mean() < 0.03
+    low.save_pretrained(tmp_path)  # half the size, and opened as float32 again
+    again = SharinganPipeline.from_pretrained(tmp_path)
+    assert again.generator_model.dtype == torch.float32
+    assert torch.equal(again.generator_model.w_avg, low.generator_model.w_avg.float())
+    with pytest.raises(TypeError, match="dtype is 'float16'; it must be a floating-point torch.dtype"):
+        SharinganPipeline.from_pretrained(tmp_path, dtype="float16")
+
+
+def test_saving_another_family_leaves_no_code_of_the_first(tmp_path):
+    PIPES["stylegan2"].save_pretrained(tmp_path)
+    PIPES["radial"].save_pretrained(tmp_path)
+    assert [p.name for p in (tmp_path / "generator_model").glob("*.py")] == ["modeling_radial.py"]
+    assert isinstance(SharinganPipeline.from_pretrained(tmp_path).generator_model, RadialGenerator)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    before = files(tmp_path)
+    other = tiny("radial" if isinstance(pipe.generator_model, RadialGenerator) else "stylegan2")
+    other.generator_model.w_avg.zero_()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(OSError, match="No space left"):
+            other.save_pretrained(tmp_path)
+    assert files(tmp_path) == before
+    other.save_pretrained(tmp_path)
+    assert files(tmp_path) != before
+
+
+def test_only_safetensors_and_no_variants(pipe, tmp_path):
+    with pytest.raises(ValueError, match="safetensors only"):
+        pipe.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match="variant is 'fp16'"):
+        pipe.save_pretrained(tmp_path, variant="fp16")
+    assert not files(tmp_path)
+
+
+def test_opening_runs_no_code_from_the_folder(pipe, tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "marker"
+    pipe.save_pretrained(folder)
+    code = [folder / "pipeline.py", *(folder / "generator_model").glob("modeling_*.py"), folder / "__init__.py"]
+    for path in code:
+        path.write_text(f"open({str(marker)!r}, 'w').write({path.name!r})\nraise SystemExit('hostile code ran')\n")
+    images = SharinganPipeline.from_pretrained(folder)(seeds=[1], output_type="pt").images
+    assert torch.equal(images, pipe(seeds=[1], output_type="pt").images)
+    assert not marker.exists()
+    with pytest.raises(SystemExit):  # the trap is one: code that is run does spring it
+        exec(compile(code[0].read_text(), "pipeline.py", "exec"), {})
+    assert marker.exists()
+
+
+PLAIN_DIFFUSERS = """
+import sys
+sys.modules["sharingan_hub"] = None  # what an import of it finds where it is not installed
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    assert type(pipe).__module__.startswith("diffusers_modules"), type(pipe)
+    out = pipe(seeds=[1, 2], output_type="np")
+    np.savez(folder + "/out.npz", images=out.images, latents=out.latents.numpy())
+    pipe.save_pretrained(folder + "/again")
+    for call in (lambda: pipe(circularize=True), lambda: type(pipe).from_pretrained(folder)):
+        try:
+            call()
+        except ImportError as error:
+            assert "install or upgrade the sharingan-hub package" in str(error)
+        else:
+            raise AssertionError("it cannot work without the package")
+"""
+
+
+def test_plain_diffusers_opens_it_without_our_package(tmp_path):
+    folders = [tmp_path / family for family in PIPES]
+    for folder, pipe in zip(folders, PIPES.values(), strict=True):
+        pipe.save_pretrained(folder)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN_DIFFUSERS, *map(str, folders)],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    for folder, pipe in zip(folders, PIPES.values(), strict=True):
+        expected, found = pipe(seeds=[1, 2], output_type="np"), np.load(folder / "out.npz")
+        np.testing.assert_allclose(found["images"], expected.images, atol=1e-6)
+        np.testing.assert_allclose(found["latents"], expected.latents.numpy(), atol=1e-6)
+        # What it saves is a checkpoint as good as ours, and names no path of this machine.
+        again = files(folder / "again")
+        assert again == {name: content for name, content in files(folder).items() if name in again}
+        assert len(again) == 5 and str(tmp_path).encode() not in again["generator_model/config.json"]
+
+
+# Folders that are no checkpoint
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(path: Path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+INDEX, CONFIG, WEIGHTS = "model_index.json", "generator_model/config.json", f"generator_model/{hub.WEIGHTS}"
+BROKEN = {
+    "no index": (lambda f: (f / INDEX).unlink(), "model_index.json is missing"),
+    "index is text": (lambda f: (f / INDEX).write_text("hello"), "model_index.json is not valid JSON"),
+    "index is bytes": (lambda f: (f / INDEX).write_bytes(b"\xff\xfe\x00"), "model_index.json is not valid JSON"),
+    "index is nested": (lambda f: (f / INDEX).write_text("[" * 100_000), "model_index.json is not valid JSON"),
+    "index is a list": (lambda f: (f / INDEX).write_text("[1]"), "must hold a JSON object, not a list"),
+    "index is huge": (
+        lambda f: (f / INDEX).write_text('"' + "x" * 2**20 + '"'),
+        "model_index.json is larger than 1 MB",
+    ),
+    "index of another pipeline": (lambda f: (f / INDEX).write_text("{}"), "names no generator_model"),
+    "odd component": (lambda f: edit_json(f / INDEX, generator_model=["a", 1]), "names no generator_model"),
+    "unknown class": (
+        lambda f: edit_json(f / INDEX, generator_model=["os", "system"]),
+        "generator is a 'system'; this version knows RadialGenerator, StyleGAN2Generator",
+    ),
+    "no config": (lambda f: (f / CONFIG).unlink(), "config.json is missing"),
+    "unknown setting": (lambda f: edit_json(f / CONFIG, colour="red"), "does not describe a StyleGAN2Generator"),
+    "text for a number": (lambda f: edit_json(f / CONFIG, z_dim="many"), "does not describe a StyleGAN2Generator"),
+    "absurd size": (lambda f: edit_json(f / CONFIG, z_dim=10**12), "z_dim = 1000000000000, which no generator has"),
+    "absurd depth": (lambda f: edit_json(f / CONFIG, mapping_layers=10**6), "mapping_layers = 1000000, which no"),
+    "absurd list": (lambda f: edit_json(f / CONFIG, z_dim=[1] * 2000), "which no generator has"),
+    "nan": (lambda f: edit_json(f / CONFIG, conv_clamp=float("nan")), "conv_clamp = nan, which no generator has"),
+    "object": (lambda f: edit_json(f / CONFIG, z_dim={"a": 1}), "which no generator has"),
+    "wrong resolution": (lambda f: edit_json(f / CONFIG, resolution=17), "resolution is 17; it must be a power of two"),
+    "too wide for its weights": (lambda f: edit_json(f / CONFIG, w_dim=8000), "has shape .*, config.json says"),
+    "too deep for its weights": (lambda f: edit_json(f / CONFIG, mapping_layers=3), "lacks tensor 'mapping.fc2.bias'"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "safetensors is missing: weights are read as safetensors only"),
+    "pickle as weights": (lambda f: torch.save({"a": 1}, f / WEIGHTS), "is damaged or no safetensors file"),
+    "cut weights": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]),
+        "is damaged or no safetensors",
+    ),
+    "empty weights": (lambda f: (f / WEIGHTS).write_bytes(b""), "is damaged or no safetensors file"),
+    "one tensor less": (lambda f: edit_weights(f / WEIGHTS, lambda t: t.pop("w_avg")), "lacks tensor 'w_avg'"),
+    "one tensor more": (
+        lambda f: edit_weights(f / WEIGHTS, lambda t: t.update(evil=torch.zeros(1))),
+        "has an unknown tensor 'evil'",
+    ),
+    "wrong shape": (
+        lambda f: edit_weights(f / WEIGHTS, lambda t: t.update(w_avg=torch.zeros(5))),
+        r"w_avg has shape \(5,\), config.json says \(12,\)",
+    ),
+    "integers": (
+        lambda f: edit_weights(f / WEIGHTS, lambda t: t.update(w_avg=torch.zeros(12, dtype=torch.int64))),
+        "w_avg is of type torch.int64, not floating-point",
+    ),
+    "nan weights": (lambda f: edit_weights(f / WEIGHTS, lambda t: t["w_avg"].fill_(float("nan"))), "w_avg holds NaN"),
+}
+
+
+@pytest.mark.parametrize("case", list(BROKEN))
+def test_what_is_no_checkpoint_is_refused_in_one_sentence(stylegan2, tmp_path, case):
+    stylegan2.save_pretrained(tmp_path)
+    change, message = BROKEN[case]
+    change(tmp_path)
+    with pytest.raises(hub.CheckpointError, match=message) as caught:
+        SharinganPipeline.from_pretrained(tmp_path)
+    assert isinstance(caught.value, hub.HubError) and isinstance(caught.value, ValueError)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def test_resolution_of_a_size_free_generator_is_bounded(radial, tmp_path):
+    radial.save_pretrained(tmp_path)
+    edit_json(tmp_path / CONFIG, resolution=500_000)
+    with pytest.raises(hub.CheckpointError, match="resolution is 500000; it must be 4 to 8192"):
+        SharinganPipeline.from_pretrained(tmp_path)
+
+
+def test_unknown_arguments_of_from_pretrained_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="trust_remote_code"):
+        SharinganPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+
+
+@pytest.mark.gpu
+def test_same_pictures_on_the_gpu(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    cuda = SharinganPipeline.from_pretrained(tmp_path).to("cuda")
+    out = cuda(seeds=list(range(20)), output_type="pt")
+    assert out.images.device.type == "cuda"
+    expected = pipe(seeds=list(range(20)), output_type="pt").images
+    assert (out.images.cpu() - expected).abs().mean() < 1 / 255
+    alone = cuda(seeds=[7], output_type="pt").images
+    assert (alone[0] - out.images[7]).abs().max() < 1 / 255
+    assert torch.equal(cuda(latents=out.latents, output_type="pt").images, out.images)
+    drawn = cuda(batch_size=2, generator=torch.Generator("cuda").manual_seed(0)).seeds
+    assert drawn == cuda(batch_size=2, generator=torch.Generator("cuda").manual_seed(0)).seeds
