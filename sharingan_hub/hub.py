@@ -37,6 +37,7 @@ ALLOW_PATTERNS = [
 ]
 KNOWN_GENERATORS = ("RadialGenerator", "StyleGAN2Generator")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+TIMEOUT = 5.0  # seconds that the Hub may take to answer
 MAX_JSON_BYTES = 2**20
 MAX_CONFIG_NUMBER = 2**20
 MAX_LAYERS = 64
@@ -73,7 +74,7 @@ def locate(
     if model is None:
         return DEFAULT
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
     if isinstance(model, os.PathLike) or not re.fullmatch(r"[\w\-.]+(/[\w\-.]+)?", model) or model.startswith("."):
         raise CheckpointError(f"{str(model)!r} is neither a folder that exists nor a Hub id such as 'user/name'")
@@ -94,7 +95,7 @@ def pull(
     if not local_files_only:
         try:
             # snapshot_download asks the same with no time limit: a Hub that accepts and never answers would block it.
-            sha = HfApi(token=token).repo_info(repo_id, revision=revision, timeout=5).sha
+            sha = HfApi(token=token).repo_info(repo_id, revision=revision, timeout=TIMEOUT).sha
             folder = Path(snapshot_download(repo_id, revision=sha, token=token, allow_patterns=ALLOW_PATTERNS))
             remember(folder, revision or "main")
             return folder
@@ -133,24 +134,24 @@ def remember(snapshot: Path, revision: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """A JSON file of a checkpoint folder that holds one object.
 
     Raises:
         CheckpointError: it is missing, too large, or something else.
     """
-    where = f"{path.parent.name}/{path.name}"
+    name = path.name if path.name == "model_index.json" else f"{path.parent.name}/{path.name}"
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{where} is larger than {MAX_JSON_BYTES // 2**20} MB, which no configuration is")
+            raise CheckpointError(f"{name} is larger than {MAX_JSON_BYTES // 2**20} MB, which no configuration is")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{where} is missing or cannot be read: this is no SharinGAN Hub checkpoint") from error
+        raise CheckpointError(f"{name} is missing or cannot be read: this is no SharinGAN Hub checkpoint") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{where} is not valid JSON") from error
+        raise CheckpointError(f"{name} is not valid JSON") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{where} must hold a JSON object, not a {type(content).__name__}")
+        raise CheckpointError(f"{name} must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
