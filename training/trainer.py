@@ -13,6 +13,7 @@ Three decisions carry the rest:
 
 import functools
 import hashlib
+import importlib.util
 import inspect
 import io
 import json
@@ -290,6 +291,8 @@ class Trainer:
         if precision == "auto":
             precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
         self.output = Path(config.output_dir)
+        if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+            raise ValueError(f"report_to {config.report_to} needs a package: pip install {config.report_to}.")
         self.accelerator = Accelerator(
             mixed_precision=precision,
             log_with=None if config.report_to == "none" else config.report_to,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -484,7 +485,7 @@ def test_infinite_gradient_stops_too(tmp_path):
 @pytest.mark.parametrize("network", [RADIAL, STYLEGAN2], ids=["radial", "stylegan2"])
 def test_the_result_is_a_checkpoint_folder(tmp_path, network):
     ours = make(
-        tmp_path, generator=network, sample_every=3, checkpointing_steps=2, report_to="tensorboard", max_steps=50
+        tmp_path, generator=network, sample_every=24, checkpointing_steps=4, report_to="tensorboard", max_steps=50
     )
     assert ours.train() == tmp_path
     pipe = SharinganPipeline.from_pretrained(tmp_path)
@@ -496,8 +497,8 @@ def test_the_result_is_a_checkpoint_folder(tmp_path, network):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["steps"] == 50 and report["images"] == 400 and report["recipe"]["resolution"] == 16
     samples = {path.name for path in (tmp_path / "samples").iterdir()}
-    assert {"step_00000003.png", "step_00000048.png", "preview.png"} <= samples
-    with Image.open(tmp_path / "samples" / "step_00000003.png") as grid:
+    assert {"step_00000024.png", "step_00000048.png", "preview.png"} <= samples
+    with Image.open(tmp_path / "samples" / "step_00000024.png") as grid:
         assert grid.size == (8 * 16, 4 * 16)
     with Image.open(tmp_path / "samples" / "preview.png") as strip:
         assert strip.size == (8 * 16, 12 * 16)
@@ -605,7 +606,7 @@ def test_a_base_model_that_is_none_is_refused(tmp_path, capsys):
 
 
 def test_commands_start_as_files_and_as_modules():
-    for command in (["training/train.py"], ["-m", "training.train"], ["training/adapt.py"], ["-m", "training.adapt"]):
+    for command in (["training/adapt.py"], ["-m", "training.train"]):
         text = subprocess.run(
             [sys.executable, *command, "--help"],
             cwd=ROOT,
@@ -615,3 +616,52 @@ def test_commands_start_as_files_and_as_modules():
             text=True,
         ).stdout
         assert "--checkpoints_total_limit" in text
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate allows one precision for each process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def check_bf16(folder):
+    seen = set()
+    ours = make(folder, mixed_precision="bf16", max_steps=4)
+    ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    ours.train()
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path, fresh_accelerate, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    check_bf16(tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bf16_on_a_gpu(tmp_path, fresh_accelerate):
+    check_bf16(tmp_path)
+
+
+def test_a_missing_tracker_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install trackio"):
+        make(tmp_path, report_to="trackio")
+
+
+@pytest.mark.slow
+def test_every_recipe_runs_small(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", side=40)
+    small = ["--resolution", "32", "--train_data", str(pictures), "--max_steps", "2", "--report_to", "none"]
+    base = tmp_path / "train_radial"
+    for recipe in sorted(RECIPES, key=lambda path: path.stem.startswith("adapt") or "_128" in path.stem):
+        flags = ["--config", str(recipe), "--output_dir", str(tmp_path / recipe.stem), *small]
+        if recipe.stem.startswith("adapt"):
+            adapt.main([*flags, "--base_model", str(base)])
+        else:
+            train.main(flags + (["--base_model", str(base)] if "_128" in recipe.stem else []))
+        out = SharinganPipeline.from_pretrained(tmp_path / recipe.stem)(seeds=[1], output_type="np")
+        assert np.isfinite(out.images).all()
