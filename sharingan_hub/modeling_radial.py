@@ -161,6 +161,11 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self.convs.append(WedgeConv(out, out, w_dim))
             self.heads.append(WedgeConv(out, num_masks, w_dim, kernel=(1, 1), demodulate=False))
             width = out
+        with torch.no_grad():
+            # Training starts from round masks nearly alone: discs and rims then stay theirs, and the pattern's masks take
+            # only what is not round. Started equal, the pattern's masks draw discs too, with wavy edges.
+            for head in self.heads:
+                head.bias[num_round_masks:] = -2.0 / len(channels)
         # Rings are thinner than anything in the pattern: the round masks get twice the radial cells, in one dimension.
         self.round_conv = WedgeConv(width, width, w_dim, kernel=(3, 1))
         self.round_head = WedgeConv(width, num_round_masks, w_dim, kernel=(1, 1), demodulate=False)
@@ -275,6 +280,8 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         grid = torch.stack([grid_x, grid_y], dim=3)
         padded = wrap(pattern_logits, pad)
         pattern = F.grid_sample(padded, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        # Outside the inscribed circle there is background, which is round.
+        pattern = pattern - 20 * (radius - 1).clamp(min=0)
         rings = F.grid_sample(round_logits, grid, mode="bicubic", padding_mode="border", align_corners=False)
         sharpness = self.log_temperature.float().exp() * (size / REFERENCE_SIZE)
         return torch.softmax(torch.cat([rings, pattern], dim=1) * sharpness, dim=1)

@@ -13,7 +13,10 @@ from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, upsample_w
 @pytest.fixture(scope="module")
 def generator() -> RadialGenerator:
     torch.manual_seed(0)
-    return RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), resolution=64).eval()
+    untrained = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), resolution=64).eval()
+    for head in untrained.heads:  # training starts from circles; let the pattern speak up
+        torch.nn.init.zeros_(head.bias)
+    return untrained
 
 
 def draw(generator: RadialGenerator, seed: int, order: int, phase: float = 0.0, size: int = 64) -> torch.Tensor:
@@ -119,6 +122,14 @@ def test_a_palette_takes_the_colours_place_and_its_own_changes_nothing(generator
         assert generator.synthesis(ws, palette=torch.zeros(8, 3)).max() == -1
         red = generator.synthesis(ws, palette=torch.tensor([1.0, 0.0, 0.0]).expand(8, 3))
         assert red[:, 0].max() > 0.5 and red[:, 1:].max() == -1
+
+
+def test_outside_the_inscribed_circle_there_is_no_pattern(generator):
+    order = torch.tensor([3])
+    with torch.no_grad():
+        masks = generator.masks(generator.broadcast(generator.mapping(torch.randn(1, 16), order), order), output_size=64)
+    assert masks[0, generator.num_round_masks :, :4, :4].max() < 1e-3
+    assert masks[0, generator.num_round_masks :, 16:48, 16:48].max() > 0.1
 
 
 def test_order_and_phase_travel_in_the_last_row(generator):
