@@ -104,7 +104,9 @@ def draw(
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
     saved: list[tuple[str, str]] = []
-    for chunk in progress.tqdm(list(chunks(count, output_size)), unit="batches"):
+    parts = list(chunks(count, output_size))
+    # Of one part there is no progress to show; Gradio shows the seconds then.
+    for chunk in progress.tqdm(parts, unit="batches") if len(parts) > 1 else parts:
         try:
             images = model.draw(seeds=seeds[chunk], **arguments)
         except (TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ HEADER = f"""
 {ICON.read_text()}
 <div>
   <h1>SharinGAN Hub</h1>
-  <p>Eyes that nobody has drawn, from a network that saw fifteen pictures.</p>
+  <p>Eyes that nobody has drawn before, at the press of a button.</p>
 </div>
 """
 
@@ -102,6 +102,8 @@ CSS = """
 #go button { min-height: 3.25rem; font-size: 1.15rem; box-shadow: 0 .4rem 1.6rem -.5rem #e02026a0; }
 
 #gallery { background: none; border-width: 0 !important; }
+/* While new pictures are drawn the old ones stay, dimmed. */
+#gallery [data-testid="status-tracker"] { background: #0c0809c0; }
 #gallery .grid-wrap { max-height: none; min-height: 0; padding: 0; overflow: visible; }
 #gallery .grid-container { gap: .9rem; grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #gallery .gallery-item { height: auto; }
