@@ -97,8 +97,9 @@ class WedgeConv(nn.Module):
 class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """z -> w -> K soft masks in one polar wedge and a palette of K colours -> picture of any size.
 
-    The first `num_round_masks` masks depend on the radius alone: disc, rim, rings and pupil are round by construction.
-    The others draw the pattern.
+    The masks are painted in three layers, as emblems are. The ground (iris, rings) lies below, the pattern on it, and the
+    frame (background, rim, pupil) on top. Ground and frame depend on the radius alone: round by construction, and no
+    pattern can fray them. Order of the masks: frame, ground, pattern.
 
     Args:
         z_dim: size of the latent z.
@@ -106,7 +107,8 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         resolution: output size in pixels where none is asked for.
         max_order: rotational orders 1 to max_order are known.
         num_masks: K, the number of masks and of palette colours.
-        num_round_masks: how many of them depend on the radius alone.
+        num_frame_masks: how many of them make the frame.
+        num_ground_masks: how many of them make the ground; the rest draw the pattern.
         channels: width of each level; each level doubles the wedge in both directions.
         base_radius, base_angle: cells of the first level.
         extent: radius at which the wedge ends (1 is the middle of a picture's edge); its last row goes on outside.
@@ -124,7 +126,8 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         resolution: int = 256,
         max_order: int = 8,
         num_masks: int = 8,
-        num_round_masks: int = 5,
+        num_frame_masks: int = 3,
+        num_ground_masks: int = 2,
         channels: tuple[int, ...] = (128, 96, 48),
         base_radius: int = 8,
         base_angle: int = 16,
@@ -133,16 +136,19 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         order_probs: list[float] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < num_round_masks < num_masks:
+        if num_frame_masks < 0 or num_ground_masks < 1 or num_frame_masks + num_ground_masks >= num_masks:
             raise ValueError(
-                f"num_round_masks is {num_round_masks}; it must be from 1 to num_masks - 1 = {num_masks - 1}"
+                f"num_frame_masks is {num_frame_masks} and num_ground_masks is {num_ground_masks}; at least one ground "
+                f"mask is needed, and at least one of all {num_masks} must remain for the pattern"
             )
         if order_probs is not None and len(order_probs) != max_order:
             raise ValueError(
                 f"order_probs has {len(order_probs)} numbers; it must have one for each order 1 to {max_order}"
             )
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
+        num_round_masks = num_frame_masks + num_ground_masks
         self.num_round_masks, self.extent = num_round_masks, extent
+        self.layers = (num_frame_masks, num_ground_masks)
         layers = 2 * len(channels)
         # Rows of ws: one for each wedge layer, the round masks, the palette; then order and phase.
         self.style_ws = layers + 2
@@ -162,8 +168,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self.heads.append(WedgeConv(out, num_masks, w_dim, kernel=(1, 1), demodulate=False))
             width = out
         with torch.no_grad():
-            # Training starts from round masks nearly alone: discs and rims then stay theirs, and the pattern's masks take
-            # only what is not round. Started equal, the pattern's masks draw discs too, with wavy edges.
+            # Training starts from the round masks nearly alone; the pattern takes what is not round.
             for head in self.heads:
                 head.bias[num_round_masks:] = -2.0 / len(channels)
         # Rings are thinner than anything in the pattern: the round masks get twice the radial cells, in one dimension.
@@ -284,7 +289,10 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         pattern = pattern - 20 * (radius - 1).clamp(min=0)
         rings = F.grid_sample(round_logits, grid, mode="bicubic", padding_mode="border", align_corners=False)
         sharpness = self.log_temperature.float().exp() * (size / REFERENCE_SIZE)
-        return torch.softmax(torch.cat([rings, pattern], dim=1) * sharpness, dim=1)
+        frame, ground = torch.softmax(rings * sharpness, dim=1).split(self.layers, dim=1)
+        # The pattern competes with "nothing here", whose logit is 0.
+        pattern = torch.softmax(F.pad(pattern * sharpness, (0, 0, 0, 0, 0, 1)), dim=1)
+        return torch.cat([frame, ground * pattern[:, -1:], ground.sum(dim=1, keepdim=True) * pattern[:, :-1]], dim=1)
 
     def _draw(
         self, logits: tuple[Tensor, Tensor], colors: tuple[Tensor, Tensor], condition: Tensor, size: int, rows: slice
