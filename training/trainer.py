@@ -244,6 +244,12 @@ def draw_latents(generator: Any, count: int, seed: int, step: int, style_mixing:
     return Latents(z, conditions, mixing)
 
 
+def takes_noise(generator: Any) -> bool:
+    """Whether a generator's synthesis, a method or a module, has per-layer noise."""
+    synthesis = generator.synthesis
+    return "noise_mode" in inspect.signature(getattr(synthesis, "forward", synthesis)).parameters
+
+
 def generate(
     generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -263,7 +269,7 @@ def generate(
     options: dict[str, Any] = {}
     if "output_size" in generator.conditions:
         options["output_size"] = size
-    if "noise_mode" in inspect.signature(generator.synthesis).parameters:
+    if takes_noise(generator):
         options["noise_mode"] = "const" if noise is None else "random"
         options["generator"] = noise
     return generator.synthesis(ws, **options), w
@@ -294,6 +300,7 @@ class Trainer:
         if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
             raise ValueError(f"report_to {config.report_to} needs a package: pip install {config.report_to}.")
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find one another
             mixed_precision=precision,
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(self.output / "logs"),
@@ -327,7 +334,7 @@ class Trainer:
         self.generator = generator.to(**layout).train()
         self.discriminator = discriminator.to(**layout).train()
         self.average = deepcopy(self.generator).eval().requires_grad_(False)
-        self.noisy = "noise_mode" in inspect.signature(self.generator.synthesis).parameters
+        self.noisy = takes_noise(generator)
         self.objective = OBJECTIVES[config.objective]
         self.g_weights = [p for p in self.generator.parameters() if p.requires_grad]
         self.d_weights = [p for p in self.discriminator.parameters() if p.requires_grad]
@@ -691,6 +698,7 @@ class Trainer:
             "steps": self.step,
             "images": self.step * self.config.batch_size,
             "minutes": round(self.seconds / 60, 2),
+            "processes": self.accelerator.num_processes,
             "recipe": asdict(self.config),
         }
         generator, discriminator = (
