@@ -167,10 +167,9 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self.convs.append(WedgeConv(out, out, w_dim))
             self.heads.append(WedgeConv(out, num_masks, w_dim, kernel=(1, 1), demodulate=False))
             width = out
-        with torch.no_grad():
+        for head in self.heads:
             # Training starts from the round masks nearly alone; the pattern takes what is not round.
-            for head in self.heads:
-                head.bias[num_round_masks:] = -2.0 / len(channels)
+            torch.nn.init.constant_(head.bias[num_round_masks:], -2.0 / len(channels))  # type: ignore[index]
         # Rings are thinner than anything in the pattern: the round masks get twice the radial cells, in one dimension.
         self.round_conv = WedgeConv(width, width, w_dim, kernel=(3, 1))
         self.round_head = WedgeConv(width, num_round_masks, w_dim, kernel=(1, 1), demodulate=False)
