@@ -1,0 +1,90 @@
+"""Put two finished runs inside the package: the adapted model as `embedded/default`, its base as `embedded/source`.
+
+    python -m training.embed --default runs/adapt_default --source runs/train_radial_128
+
+Writes weights, cards (model_cards/, filled in from the runs' report.json) and samples; nothing else of a run is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from sharingan_hub import SharinganPipeline, hub
+from sharingan_hub.media import image_grid
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE_SEEDS, SAMPLE_SIZE = range(8), 512
+GRID_SEEDS, GRID_SIZE = range(16), 256
+
+
+def card_values(folder: Path) -> dict[str, Any]:
+    """What a card's template may name, from the run's report and the model itself."""
+    report = hub.read_json(folder / "report.json")
+    model = SharinganPipeline.from_pretrained(folder).generator_model
+    recipe = report["recipe"]
+    return {
+        **{name: report[name] for name in ("steps", "processes")},
+        "images": f"{report['images']:,}",
+        "minutes": round(report["minutes"]),
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
+        "masks": model.config.num_masks,
+        "orders": model.config.max_order,
+        "resolution": recipe["resolution"],
+        "batch_size": recipe["batch_size"],
+        "augmentations": ", ".join(recipe["augmentations"]),
+        "frozen": recipe.get("freeze_discriminator", 0),
+    }
+
+
+def embed(folder: Path, target: Path, card: str, values: dict[str, Any], truncation_psi: float) -> None:
+    """Write one checkpoint folder with its card and samples to `target`, in place of what is there."""
+    pipe = SharinganPipeline.from_pretrained(folder)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    pipe.save_pretrained(target)
+    (target / "README.md").write_text(Template(card).substitute(values))
+    samples = target / "samples"
+    samples.mkdir()
+    pictures: Any = pipe(seeds=SAMPLE_SEEDS, output_size=SAMPLE_SIZE)
+    for seed, image in zip(SAMPLE_SEEDS, pictures.images):
+        image.save(samples / f"seed{seed:07d}.png", optimize=True)
+    pictures = pipe(seeds=GRID_SEEDS, output_size=GRID_SIZE, truncation_psi=truncation_psi)
+    image_grid(pictures.images, columns=8, gap=8, background="white").save(samples / "grid.png", optimize=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `python -m training.embed`."""
+    parser = argparse.ArgumentParser(prog="python -m training.embed", description=__doc__.splitlines()[0])
+    parser.add_argument("--default", type=Path, required=True, help="the adapted run")
+    parser.add_argument("--source", type=Path, nargs="+", required=True, help="the source model's runs, first to last")
+    options = parser.parse_args(arguments)
+    cards, embedded = ROOT / "model_cards", ROOT / "sharingan_hub" / "embedded"
+
+    source = card_values(options.source[-1])
+    reports = [hub.read_json(folder / "report.json") for folder in options.source]
+    source["images"] = f"{sum(report['images'] for report in reports):,}"
+    source["minutes"] = round(sum(report["minutes"] for report in reports))
+    default = {f"source_{name}": value for name, value in source.items()} | card_values(options.default)
+
+    card = (cards / "radial-source.md").read_text()
+    embed(options.source[-1], embedded / "source", card, source, truncation_psi=1.0)
+    shutil.copytree(options.source[-1] / "discriminator", embedded / "source" / "discriminator")
+    embed(
+        options.default,
+        embedded / "default",
+        (cards / "radial-sharingan15.md").read_text(),
+        default,
+        truncation_psi=0.7,
+    )
+    shutil.copy(embedded / "default" / "samples" / "grid.png", ROOT / "docs" / "pictures" / "grid.png")
+    size = sum(path.stat().st_size for path in embedded.rglob("*") if path.is_file())
+    print(f"{embedded} holds both models, {size / 1e6:.1f} MB together")
+
+
+if __name__ == "__main__":
+    main()
