@@ -16,8 +16,8 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import sharingan_hub
+from training.config import TrainConfig
 from training.train import parse, run, train
-from training.trainer import TrainConfig
 
 EMBEDDED_SOURCE = Path(sharingan_hub.__file__).parent / "embedded" / "source"
 

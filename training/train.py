@@ -18,8 +18,9 @@ import torch
 
 import sharingan_hub
 from sharingan_hub import hub
+from training.config import TrainConfig
 from training.discriminators import DISCRIMINATORS
-from training.trainer import TrainConfig, Trainer, TrainingError
+from training.trainer import Trainer, TrainingError
 
 logger = logging.getLogger("training")
 

@@ -12,10 +12,7 @@ Three decisions carry the rest:
 """
 
 import ctypes
-import functools
-import hashlib
 import importlib.util
-import inspect
 import io
 import json
 import logging
@@ -31,9 +28,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -45,13 +42,15 @@ from tqdm.auto import tqdm
 from sharingan_hub import hub
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from training import augment
+from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture
+from training.config import TrainConfig
 from training.objectives import OBJECTIVES
 from training.regularizers import r1
+from training.sampling import Latents, center_styles, draw_latents, generate, real_indices, seeded, takes_noise, turn
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows in the tracker
-W_AVG_SAMPLES = 4096
 SAMPLE_COLUMNS, SAMPLE_ROWS = 8, 4
 PREVIEW_ROWS = 12  # at most, in the strip written at the end
 
@@ -72,221 +71,6 @@ class PictureData(Protocol):
         ...
 
 
-@dataclass
-class TrainConfig:
-    """One training run.
-
-    Args:
-        train_data: folder, zip, Hub data set, or emblems:source / emblems:sharingan.
-        output_dir: becomes a checkpoint folder that from_pretrained opens; checkpoints/ for resuming lies inside.
-        base_model: folder or Hub id to start from; its networks replace the generator and discriminator keys.
-        resolution: side of the pictures trained on, a power of two.
-        generator: class_name and the arguments of the class.
-        discriminator: class_name and the arguments of the class.
-        objective: pair of losses.
-        regularizers: penalties on the discriminator.
-        batch_size: pictures in a step, over all processes and accumulation steps.
-        gradient_accumulation_steps: parts in which a process computes its share, to save memory.
-        max_steps: steps in all, counted over resumes.
-        max_minutes: minutes of training in all, counted over resumes.
-        seed: decides everything random.
-        learning_rate: Adam's, of the generator.
-        discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
-        adam_beta1: decay of Adam's mean.
-        adam_beta2: decay of Adam's mean square.
-        r1_gamma: weight of R1.
-        r1_interval: steps from one R1 to the next; its weight grows by as much.
-        r1_batch_fraction: part of the batch that R1 looks at.
-        ema_decay: decay, per step, of the averaged generator that is saved.
-        style_mixing: probability that a fake mixes two styles.
-        real_rotations: turn training pictures by random quarter turns.
-        real_flips: mirror half of the training pictures; leave it off where left and right matter.
-        augment: none, diffaugment (always on) or ada (as often as the discriminator over-fits).
-        augmentations: any of rotation, scale, shift, flip, color, cutout.
-        ada_target: mean sign of D(real) that ada aims for.
-        ada_kimg: thousands of pictures in which ada can move from never to always.
-        mixed_precision: auto is bf16 on a GPU that has it, else no.
-        sample_every: steps between two grids of samples.
-        checkpointing_steps: steps between two checkpoints.
-        checkpoints_total_limit: checkpoints kept.
-        resume_from: a checkpoint folder, or latest, which starts fresh where there is none.
-        report_to: tensorboard, trackio or none.
-        push_to_hub: publish the result.
-        hub_model_id: where to publish it.
-        hub_private_repo: publish it privately.
-        threads: CPU threads; torch decides where not given.
-    """
-
-    train_data: str
-    output_dir: str
-    base_model: str | None = None
-    resolution: int = 64
-    generator: dict[str, Any] = field(default_factory=lambda: {"class_name": "RadialGenerator"})
-    discriminator: dict[str, Any] = field(default_factory=lambda: {"class_name": "StyleGAN2Discriminator"})
-    objective: Literal["non_saturating"] = "non_saturating"
-    regularizers: list[Literal["r1"]] = field(default_factory=lambda: ["r1"])
-    batch_size: int = 16
-    gradient_accumulation_steps: int = 1
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    seed: int = 0
-    learning_rate: float = 2.5e-3
-    discriminator_learning_rate: float | None = None
-    adam_beta1: float = 0.0
-    adam_beta2: float = 0.99
-    r1_gamma: float = 0.1
-    r1_interval: int = 16
-    r1_batch_fraction: float = 0.5
-    ema_decay: float = 0.998
-    style_mixing: float = 0.0
-    real_rotations: bool = True
-    real_flips: bool = True
-    augment: Literal["none", "diffaugment", "ada"] = "none"
-    augmentations: list[str] = field(default_factory=lambda: ["rotation", "scale", "shift", "cutout"])
-    ada_target: float = 0.6
-    ada_kimg: float = 100.0
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    sample_every: int = 500
-    checkpointing_steps: int = 1000
-    checkpoints_total_limit: int = 3
-    resume_from: str | None = None
-    report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    hub_private_repo: bool = False
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        positive = (
-            "resolution batch_size gradient_accumulation_steps max_steps max_minutes learning_rate "
-            "discriminator_learning_rate r1_interval ada_kimg sample_every checkpointing_steps "
-            "checkpoints_total_limit threads"
-        )
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
-        if self.r1_gamma < 0:
-            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}.")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
-        if self.max_steps is None and self.max_minutes is None:
-            raise ValueError("max_steps or max_minutes must be given, or the run would not end.")
-        if self.push_to_hub and not self.hub_model_id:
-            raise ValueError("hub_model_id must be given with push_to_hub.")
-        augment.check_transforms(self.augmentations)
-
-
-def seeded(seed: int, step: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The random numbers of one purpose in one step: the same whenever they are asked for."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=4).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
-
-
-def real_indices(seed: int, step: int, batch_size: int, length: int) -> list[int]:
-    """Which pictures a step sees: each once in every round through the set, or independently from an endless one."""
-    if length > 2**20:
-        return torch.randint(length, (batch_size,), generator=seeded(seed, step, "indices")).tolist()
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return [_round(seed, position // length, length)[position % length] for position in positions]
-
-
-@functools.lru_cache(maxsize=64)
-def _round(seed: int, number: int, length: int) -> list[int]:
-    return torch.randperm(length, generator=seeded(seed, number, "round")).tolist()
-
-
-def turn(images: Tensor, quarters: Tensor, flips: Tensor) -> Tensor:
-    """Turn pictures (N,C,S,S) by quarters (N,) of a full turn and mirror those where flips (N,) is true; exact."""
-    turned = images.clone()
-    for quarter in (1, 2, 3):
-        chosen = quarters == quarter
-        turned[chosen] = images[chosen].rot90(quarter, (2, 3))
-    turned[flips] = turned[flips].flip(3)
-    return turned
-
-
-@dataclass
-class Latents:
-    """What decides a batch of fakes: z (N,z_dim), conditions (each (N,)), and for style mixing a second z and the row
-    (N,) from which it rules."""
-
-    z: Tensor
-    conditions: dict[str, Tensor]
-    mixing: tuple[Tensor, Tensor] | None = None
-
-    def select(self, part: slice, device: torch.device) -> "Latents":
-        """A part of the batch, on a device."""
-        conditions = {name: value[part].to(device) for name, value in self.conditions.items()}
-        mixing = None if self.mixing is None else (self.mixing[0][part].to(device), self.mixing[1][part].to(device))
-        return Latents(self.z[part].to(device), conditions, mixing)
-
-
-def draw_latents(generator: Any, count: int, seed: int, step: int, style_mixing: float = 0.0) -> Latents:
-    """Draw what the generator's `conditions` name: order by its order_probs, phase uniform in [0, 2 pi)."""
-    z = torch.randn(count, generator.z_dim, generator=seeded(seed, step, "z"))
-    conditions: dict[str, Tensor] = {}
-    if "order" in generator.conditions:
-        probs = generator.config.order_probs or [1.0] * generator.config.max_order
-        weights = torch.tensor(probs, dtype=torch.float64)
-        conditions["order"] = torch.multinomial(weights, count, True, generator=seeded(seed, step, "order")) + 1
-    if "phase" in generator.conditions:
-        conditions["phase"] = torch.rand(count, generator=seeded(seed, step, "phase")) * (2 * math.pi)
-    mixing = None
-    if style_mixing > 0:
-        rng = seeded(seed, step, "mixing")
-        second = torch.randn(count, generator.z_dim, generator=rng)
-        row = torch.randint(1, max(2, generator.style_ws), (count,), generator=rng)
-        mixed = torch.rand(count, generator=rng) < style_mixing
-        mixing = second, torch.where(mixed, row, generator.num_ws)
-    return Latents(z, conditions, mixing)
-
-
-def takes_noise(generator: Any) -> bool:
-    """Whether a generator's synthesis, a method or a module, has per-layer noise."""
-    synthesis = generator.synthesis
-    return "noise_mode" in inspect.signature(getattr(synthesis, "forward", synthesis)).parameters
-
-
-def generate(generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
-    """Pictures (N,3,size,size) in [-1,1].
-
-    noise: one random generator for each picture, for generators that take noise; None uses their fixed noise.
-    """
-    given = latents.conditions
-    order = {"order": given["order"]} if "order" in given else {}
-    ws = generator.broadcast(generator.mapping(latents.z, **order), **given)
-    if latents.mixing is not None:
-        second, first_row = latents.mixing
-        rows = torch.arange(ws.shape[1], device=ws.device)
-        replaced = (rows >= first_row[:, None]) & (rows < generator.style_ws)
-        ws = torch.where(replaced[:, :, None], generator.broadcast(generator.mapping(second, **order), **given), ws)
-    options: dict[str, Any] = {}
-    if "output_size" in generator.conditions:
-        options["output_size"] = size
-    if takes_noise(generator):
-        options["noise_mode"] = "const" if noise is None else "random"
-        options["generator"] = noise
-    return generator.synthesis(ws, **options)
-
-
-@torch.no_grad()
-def center_styles(generator: Any, seed: int) -> None:
-    """Set w_avg, the centre of truncation, to the mean of w; with orders one centre for each, the unseen ones too.
-
-    Karras et al. 2019, section B. Measured on the weights that are saved, where a running mean would lag behind them.
-    """
-    z = torch.randn(W_AVG_SAMPLES, generator.z_dim, generator=seeded(seed, 0, "w_avg")).to(generator.w_avg.device)
-    if "order" not in generator.conditions:
-        generator.w_avg.copy_(generator.mapping(z).mean(dim=0))
-        return
-    for index, center in enumerate(generator.w_avg):
-        center.copy_(generator.mapping(z, order=torch.full((len(z),), index + 1, device=z.device)).mean(dim=0))
-
-
 def quicken_cpu() -> None:
     """Two settings of the process that make a step on the CPU a third faster.
 
@@ -298,13 +82,6 @@ def quicken_cpu() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no tensor gets pages of its own
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: freed memory stays
-
-
-def picture_grid(images: Tensor, columns: int) -> Image.Image:
-    """Pictures (N,3,S,S) in [-1,1], row by row; N a multiple of columns."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-    rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
-    return Image.fromarray(rows.flatten(0, 1).flatten(1, 2).numpy())
 
 
 class Trainer:
@@ -774,32 +551,3 @@ class Trainer:
                 f"Writing to {self.output} at step {self.step} failed ({error}): make room, then go on with "
                 f"--resume_from latest; earlier checkpoints are intact."
             ) from error
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step_????????") if (path / "progress.json").is_file())
-
-
-@contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes the target's place on success and vanishes on failure."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)

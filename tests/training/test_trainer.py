@@ -22,8 +22,11 @@ from safetensors.torch import load_file
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub
 from training import adapt, train, trainer
+from training.checkpoints import list_checkpoints
+from training.config import TrainConfig
 from training.discriminators import StyleGAN2Discriminator
-from training.trainer import TrainConfig, Trainer, TrainingError, draw_latents, generate, list_checkpoints, real_indices
+from training.sampling import draw_latents, generate, real_indices, turn
+from training.trainer import Trainer, TrainingError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -137,7 +140,7 @@ def test_an_endless_set_is_drawn_without_repeats():
 def test_turns_and_flips_are_exact(quarters, data):
     flips = data.draw(st.lists(st.booleans(), min_size=len(quarters), max_size=len(quarters)))
     images = torch.randn(len(quarters), 3, 5, 5)
-    turned = trainer.turn(images, torch.tensor(quarters), torch.tensor(flips))
+    turned = turn(images, torch.tensor(quarters), torch.tensor(flips))
     for image, quarter, flip, result in zip(images.numpy(), quarters, flips, turned.numpy()):
         expected = np.rot90(image, quarter, (1, 2))
         np.testing.assert_array_equal(result, expected[:, :, ::-1] if flip else expected)
