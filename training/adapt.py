@@ -4,13 +4,15 @@
         --train_data my_pictures --output_dir runs/mine
 
 The same loop as train.py, started from a pipeline that has its discriminator beside it. Methods so far: plain
-fine-tuning (TransferGAN, Wang et al. 2018), augmentation (`augment`), FreezeD (`freeze_discriminator`, Mo et al. 2020).
+fine-tuning (TransferGAN, Wang et al. 2018), augmentation (`augment`), FreezeD (`freeze_discriminator`, Mo et al. 2020),
+and the same for the generator (`freeze_generator`).
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: Python put training/ on the path, the rooms are one folder up
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -28,9 +30,11 @@ class AdaptConfig(TrainConfig):
 
     Args:
         freeze_discriminator: blocks of the discriminator, from the picture on, that are not trained.
+        freeze_generator: parts of the generator that are not trained, by the beginning of their weights' names.
     """
 
     freeze_discriminator: int = 0
+    freeze_generator: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +54,30 @@ def adapt(config: AdaptConfig) -> Path:
         ValueError: the config does not fit the data or the base model.
         TrainingError: training cannot go on.
     """
-    return train(config, lambda generator, discriminator: discriminator.freeze(config.freeze_discriminator))
+
+    def freeze(generator: Any, discriminator: Any) -> None:
+        discriminator.freeze(config.freeze_discriminator)
+        freeze_parts(generator, config.freeze_generator)
+
+    return train(config, freeze)
+
+
+def freeze_parts(generator: Any, beginnings: Sequence[str]) -> None:
+    """Stop training the weights whose names begin so.
+
+    Raises:
+        ValueError: a beginning fits no weight, or nothing is left to train.
+    """
+    weights = dict(generator.named_parameters())
+    for beginning in beginnings:
+        chosen = [name for name in weights if name.startswith(beginning)]
+        if not chosen:
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in weights))
+            raise ValueError(f"freeze_generator names {beginning!r}, which fits no weight; there are {parts}.")
+        for name in chosen:
+            weights[name].requires_grad_(False)
+    if not any(weight.requires_grad for weight in weights.values()):
+        raise ValueError("freeze_generator leaves nothing to train.")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def card_values(folder: Path) -> dict[str, Any]:
         "batch_size": recipe["batch_size"],
         "augmentations": ", ".join(recipe["augmentations"]),
         "frozen": recipe.get("freeze_discriminator", 0),
+        "kept": ", ".join(recipe.get("freeze_generator", [])) or "none",
     }
 
 
