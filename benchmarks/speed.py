@@ -1,6 +1,6 @@
 """How fast the everyday things are on this machine: one table, everything in one run.
 
-    python benchmarks/speed.py            (OMP_NUM_THREADS says how many threads; a quiet machine, please)
+python benchmarks/speed.py            (OMP_NUM_THREADS says how many threads; a quiet machine, please)
 """
 
 from __future__ import annotations
