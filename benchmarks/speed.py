@@ -1,6 +1,6 @@
 """How fast the everyday things are on this machine: one table, everything in one run.
 
-python benchmarks/speed.py            (OMP_NUM_THREADS says how many threads; a quiet machine, please)
+Run `python benchmarks/speed.py` on a quiet machine; OMP_NUM_THREADS says how many threads.
 """
 
 from __future__ import annotations
