@@ -37,6 +37,12 @@ to the typical, above 1 it gets wild. Open a picture to save it as a PNG.
 """
 
 
+def shown(value: Any) -> str:
+    """`value` as it is quoted in a sentence: at most 80 characters, whatever a caller sent."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def check_whole(name: str, value: Any, low: int, high: int, expected: str = "") -> int:
     """`value` as an integer from low to high; else gr.Error with one sentence: what came and what is allowed."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 10:
@@ -44,7 +50,7 @@ def check_whole(name: str, value: Any, low: int, high: int, expected: str = "") 
     # The range is tested before int(): infinity and NaN fail it, and have no integer.
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
         expected = expected or f"a whole number from {low} to {high}"
-        raise gr.Error(f"{name} must be {expected}, got {reprlib.repr(value)}.", print_exception=False)
+        raise gr.Error(f"{name} must be {expected}, got {shown(value)}.", print_exception=False)
     return int(value)
 
 
@@ -81,7 +87,7 @@ def draw(
         or not isinstance(truncation_psi, int | float)
         or not 0 <= truncation_psi <= MAX_PSI
     ):
-        got = reprlib.repr(truncation_psi)
+        got = shown(truncation_psi)
         raise gr.Error(f"Truncation must be a number from 0 to {MAX_PSI}, got {got}.", print_exception=False)
     output_size = check_whole("Output size", output_size, SIZES[0], SIZES[-1], "256, 512, 1024 or 2048")
     if output_size not in SIZES:
