@@ -1,6 +1,6 @@
 """How fast the everyday things are on this machine: one table, everything in one run.
 
-Run `python benchmarks/speed.py` on a quiet machine; OMP_NUM_THREADS says how many threads.
+Run `python -m benchmarks.speed` in the checkout, on a quiet machine; OMP_NUM_THREADS says how many threads.
 """
 
 from __future__ import annotations
