@@ -9,6 +9,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from sharingan_hub.media import write_png
+
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
@@ -32,11 +34,9 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all."""
+    """Write a PNG whole or not at all, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    write_png(picture, path)
 
 
 def picture_grid(images: Tensor, columns: int) -> Image.Image:

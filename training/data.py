@@ -204,7 +204,7 @@ class Pictures:
         try:
             with self._open(i) as file, _open_picture(file):
                 return True
-        except Exception:
+        except Exception:  # again: nearly anything
             return False
 
     def _fetch(self, index: int) -> tuple[int, torch.Tensor]:
@@ -213,7 +213,7 @@ class Pictures:
             i %= len(self)
             try:
                 return i, self._decode(self._kept[i])
-            except Exception:
+            except Exception:  # again: nearly anything
                 if i not in self._lost:
                     self._lost.add(i)
                     name = self._names[self._kept[i]]

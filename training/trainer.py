@@ -72,7 +72,7 @@ class PictureData(Protocol):
 
 
 def quicken_cpu() -> None:
-    """Two settings of the process that make a step on the CPU a third faster.
+    """Two settings of the process that make a step on the CPU faster.
 
     Numbers below 1e-38, of which softmax makes many, count as zero: each would cost a hundred cycles. And where the
     allocator is glibc's, it keeps freed memory instead of fetching every large tensor anew from the kernel.
