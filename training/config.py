@@ -26,11 +26,16 @@ class TrainConfig:
         seed: decides everything random.
         learning_rate: Adam's, of the generator.
         discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
+        cooldown_steps: steps before max_steps over which both learning rates fall to zero, in a line.
         adam_beta1: decay of Adam's mean.
         adam_beta2: decay of Adam's mean square.
         r1_gamma: weight of R1.
         r1_interval: steps from one R1 to the next; its weight grows by as much.
         r1_batch_fraction: part of the batch that R1 looks at.
+        teaching_steps: steps at the start in which a RadialGenerator is shown what each of its latents should become, among
+            emblems of the source distribution, whatever train_data is; the discriminator waits.
+        mapping_steps: how many of them, the last ones, are for the mapping network alone; they are fast.
+        teaching_weight: weight of the squared difference to those answers after that.
         ema_decay: decay, per step, of the averaged generator that is saved.
         style_mixing: probability that a fake mixes two styles.
         real_rotations: turn training pictures by random quarter turns.
@@ -66,11 +71,15 @@ class TrainConfig:
     seed: int = 0
     learning_rate: float = 2.5e-3
     discriminator_learning_rate: float | None = None
+    cooldown_steps: int = 0
     adam_beta1: float = 0.0
     adam_beta2: float = 0.99
     r1_gamma: float = 0.1
     r1_interval: int = 16
     r1_batch_fraction: float = 0.5
+    teaching_steps: int = 0
+    mapping_steps: int = 0
+    teaching_weight: float = 0.0
     ema_decay: float = 0.998
     style_mixing: float = 0.0
     real_rotations: bool = True
@@ -103,12 +112,19 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
-        if self.r1_gamma < 0:
-            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}.")
+        for name in ("r1_gamma", "cooldown_steps", "teaching_steps", "mapping_steps", "teaching_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.mapping_steps > self.teaching_steps:
+            raise ValueError(
+                f"mapping_steps are the last of teaching_steps, {self.teaching_steps}; got {self.mapping_steps}."
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("max_steps or max_minutes must be given, or the run would not end.")
+        if self.cooldown_steps and self.max_steps is None:
+            raise ValueError("cooldown_steps needs max_steps, which says when the run ends.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("hub_model_id must be given with push_to_hub.")
         augment.check_transforms(self.augmentations)

@@ -14,9 +14,9 @@ import colorsys
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from .motifs import MOTIFS
 
 Color = tuple[float, float, float]
 Distribution = Literal["source", "sharingan"]
+DISTRIBUTIONS = get_args(Distribution)
+SOURCE_LATENT_DIM = 128  # of which source_emblem reads 107
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8
 SHARINGAN_ORDER_PROBS = [0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0]
@@ -97,10 +99,45 @@ class Emblem:
 
 def sample_emblems(distribution: Distribution, seeds: Sequence[int]) -> list[Emblem]:
     """Emblem i is decided by seeds[i] (0 or more) alone. Raises ValueError for an unknown distribution."""
-    if distribution not in SAMPLERS:
-        raise ValueError(f"distribution is {distribution!r}; it must be one of {', '.join(SAMPLERS)}")
-    draw, tag = SAMPLERS[distribution], list(SAMPLERS).index(distribution)
-    return [draw(np.random.default_rng((tag, seed))) for seed in seeds]
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"distribution is {distribution!r}; it must be one of {', '.join(DISTRIBUTIONS)}")
+    if distribution == "source":
+        return [source_emblem(*source_latent(seed)) for seed in seeds]
+    return [_sample_sharingan(np.random.default_rng((1, seed))) for seed in seeds]
+
+
+class _Latent:
+    """Reads a Gaussian latent as if it were a random generator, the same question at the same place every time.
+
+    The normal distribution function makes a uniform number of a normal one; the largest of k normal numbers is each of
+    them equally often.
+    """
+
+    def __init__(self, z: np.ndarray) -> None:
+        self.z, self.at = z.tolist(), 0
+
+    def next(self, count: int) -> list[float]:
+        self.at += count
+        return self.z[self.at - count : self.at]
+
+    def random(self) -> float:
+        return 0.5 * (1 + math.erf(self.next(1)[0] / math.sqrt(2)))
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self.random()
+
+    def choice(self, options: Sequence[str]) -> str:
+        values = self.next(len(options))
+        return options[values.index(max(values))]
+
+
+Numbers = np.random.Generator | _Latent
+
+
+def _sometimes(rng: Numbers, probability: float, low: float, high: float, otherwise: float) -> float:
+    """Uniform from low to high with this probability, from one number."""
+    u = rng.random()
+    return low + (high - low) * u / probability if u < probability else otherwise
 
 
 def _hsv(h: float, s: float, v: float) -> Color:
@@ -111,30 +148,30 @@ def _luma(c: Color) -> float:
     return 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2]
 
 
-def _any_color(rng: np.random.Generator) -> Color:
-    kind = rng.random()
-    if kind < 0.2:  # greys, with black and white often
-        return _hsv(rng.random(), 0.06 * rng.random(), float(np.clip(rng.uniform(-0.3, 1.3), 0.01, 0.99)))
-    return _hsv(rng.random(), rng.uniform(0.35, 1.0), rng.uniform(0.15, 1.0))
+def _any_color(latent: _Latent) -> Color:
+    red, green, blue = (0.5 + 0.5 * math.erf(1.1 * x) for x in latent.next(3))  # bolder than uniform
+    return red, green, blue
 
 
-def _contrasting(rng: np.random.Generator, against: Color, least: float) -> Color:
-    """A colour whose luma differs from `against`; after some tries black or white, whichever is farther."""
-    for _ in range(8):
-        color = _any_color(rng)
-        if abs(_luma(color) - _luma(against)) >= least:
-            return color
-    return (0.02, 0.02, 0.02) if _luma(against) > 0.5 else (0.97, 0.97, 0.97)
+def _mixed(first: Color, second: Color, share: float) -> Color:
+    red, green, blue = (a + (b - a) * min(max(share, 0.0), 1.0) for a, b in zip(first, second))
+    return red, green, blue
+
+
+def _contrasting(latent: _Latent, against: Color, least: float) -> Color:
+    """A colour whose luma differs from `against`, if need be by going towards black or white, whichever is farther."""
+    color = _any_color(latent)
+    own, other = _luma(color), _luma(against)
+    if abs(own - other) >= least:
+        return color
+    pole = 0.0 if other > 0.5 else 1.0
+    wanted = other - least if other > 0.5 else other + least
+    share = (wanted - own) / (pole - own)
+    return _mixed(color, (pole, pole, pole), share)
 
 
 def _pattern(
-    rng: np.random.Generator,
-    order: int,
-    inner: float,
-    outer: float,
-    color: Color,
-    families: Sequence[str],
-    pierced: float,
+    rng: Numbers, order: int, inner: float, outer: float, color: Color, families: Sequence[str], pierced: float
 ) -> Pattern:
     """A motif that fits between the radii `inner` and `outer` without running into its neighbours' middle."""
     motif = MOTIFS[family := str(rng.choice(families))]
@@ -142,78 +179,89 @@ def _pattern(
     if motif.compact:
         room = (outer - inner) / 2
         radius = rng.uniform(inner + 0.75 * room, outer - 0.75 * room)
-        size = min(min(radius - inner, outer - radius) * 1.05, radius * sector * motif.crowding) * rng.uniform(
-            0.85, 1.0
-        )
+        widest = min(min(radius - inner, outer - radius) * 1.05, radius * sector * motif.crowding)
+        size = widest * rng.uniform(0.85, 1.0)
         aspect = rng.uniform(*motif.aspect)
     else:
         low = inner + (outer - inner) * rng.uniform(0.0, 0.3)
         high = outer - (outer - inner) * rng.uniform(0.0, 0.2)
         radius, size = (low + high) / 2, (high - low) / 2
-        widest = min(radius * sector * motif.crowding / size, motif.aspect[1])
-        aspect = widest * rng.uniform(0.55, 1.0)
-    hand = -1.0 if rng.random() < 0.5 else 1.0
-    twist = rng.uniform(*motif.swirl) if rng.random() < motif.swirled else 0.02
-    hole = rng.uniform(0.28, 0.42) * min(aspect, 1.0) if motif.pierceable and rng.random() < pierced else 0.0
+        aspect = min(radius * sector * motif.crowding / size, motif.aspect[1]) * rng.uniform(0.55, 1.0)
+    side = rng.uniform(-1.0, 1.0)  # to which side it is turned, and how far: most not at all
+    twisted = abs(side) > 1 - motif.swirled
+    share = (abs(side) - 1 + motif.swirled) / motif.swirled
+    twist = motif.swirl[0] + (motif.swirl[1] - motif.swirl[0]) * share if twisted else 0.02
+    hole = _sometimes(rng, pierced, 0.28, 0.42, otherwise=0.0) * min(aspect, 1.0) * motif.pierceable
+    bend = rng.random()
     return Pattern(
         family,
         float(radius),
         float(size),
         float(aspect),
-        float(rng.random()),
+        float(bend),
         float(hole),
-        float(hand * twist),
+        float(math.copysign(twist, side)),
         0.0,
         color,
     )
 
 
-def _sample_source(rng: np.random.Generator) -> Emblem:
-    order = int(rng.integers(1, 9))
-    background, iris = _any_color(rng), _any_color(rng)
-    shade = rng.uniform(0.45, 1.0)
-    iris_outer = tuple(c * shade for c in iris) if rng.random() < 0.7 else iris
-    fade = rng.uniform(0.5, 1.0)
-    background_outer = tuple(c * fade for c in background) if rng.random() < 0.3 else background
-    iris_radius = rng.uniform(0.72, 0.97)
-    rim_width = rng.uniform(0.015, 0.09) if rng.random() < 0.75 else 0.0
-    pupil = rng.uniform(0.06, 0.22) if rng.random() < 0.75 else 0.0
+def source_latent(seed: int) -> tuple[np.ndarray, int, float]:
+    """What decides the source emblem of a seed: a latent (SOURCE_LATENT_DIM,) ~ N(0, I), the order, and the phase."""
+    rng = np.random.default_rng((0, seed))
+    return rng.standard_normal(SOURCE_LATENT_DIM), int(rng.integers(1, 9)), float(rng.uniform(0, 2 * math.pi))
+
+
+def source_emblem(z: np.ndarray, order: int, phase: float) -> Emblem:
+    """The source distribution, as a function of a Gaussian latent.
+
+    So a generator can be shown for each of its latents the picture that it should make of it (training/train.py,
+    `reconstruction_weight`). Nearly everything in the emblem moves continuously with z.
+    """
+    latent = _Latent(z)
+    black = (0.0, 0.0, 0.0)
+    background, iris = _any_color(latent), _any_color(latent)
+    iris_outer = _mixed(iris, black, latent.uniform(-0.25, 0.55))
+    background_outer = _mixed(background, black, latent.uniform(-1.0, 0.5))
+    iris_radius = latent.uniform(0.72, 0.97)
+    rim_width = max(latent.uniform(-0.03, 0.09), 0.0)
+    pupil = max(latent.uniform(-0.06, 0.22), 0.0)
     top = iris_radius - rim_width
-    color = _contrasting(rng, iris, 0.22)
+    ink = _contrasting(latent, iris, 0.22)
+    # Black ink in a black rim, round a black pupil, is what many emblems have: nearly half of these take the ink's colour.
+    rim_color, pupil_color, ring_color = (_mixed(ink, _any_color(latent), latent.uniform(-1.0, 1.5)) for _ in range(3))
     rings = tuple(
-        Ring(
-            float(rng.uniform(pupil + 0.06, top - 0.05)),
-            float(rng.uniform(0.012, 0.06)),
-            color if rng.random() < 0.5 else _any_color(rng),
-        )
-        for _ in range(int(rng.choice([0, 1, 2], p=[0.45, 0.4, 0.15])))
+        Ring(latent.uniform(pupil + 0.06, top - 0.05), max(latent.uniform(low, 0.06), 0.0), ring_color)
+        for low in (-0.05, -0.25)  # a second one is rarer
     )
-    if rng.random() < 0.68:
-        bands = [(pupil * rng.uniform(0.0, 1.1), top * rng.uniform(0.8, 1.0))]
-    else:  # two patterns: side by side in radius, or one over the other
-        middle = rng.uniform(0.45, 0.6) * top
-        bands = (
-            [(middle * 0.9, top), (pupil * 0.8, middle)] if rng.random() < 0.65 else [(pupil, top), (pupil, top * 0.8)]
-        )
-    patterns = []
-    for i, (inner, outer) in enumerate(bands):
-        ink = color if i == 0 or rng.random() < 0.45 else _contrasting(rng, iris, 0.15)
-        pattern = _pattern(rng, order, float(inner), float(outer), ink, FAMILIES, 0.25)
-        patterns.append(dataclasses.replace(pattern, phase=float(rng.choice([0.0, math.pi / order])) if i else 0.0))
+    layout, low, high = latent.random(), latent.random(), latent.random()
+    if layout < 0.68:
+        bands = [(pupil * 1.1 * low, top * (0.8 + 0.2 * high))]
+    elif layout < 0.89:  # two patterns side by side in radius
+        middle = (0.45 + 0.15 * low) * top
+        bands = [(middle * 0.9, top), (pupil * 0.8, middle)]
+    else:  # or one over the other
+        bands = [(pupil, top), (pupil, top * 0.8)]
+    between, second_ink = latent.random() < 0.5, _contrasting(latent, iris, 0.15)
+    second_ink = _mixed(ink, second_ink, latent.uniform(-1.0, 1.5))
+    patterns = [_pattern(latent, order, *bands[0], ink, FAMILIES, 0.25)]
+    if len(bands) == 2:
+        second = _pattern(latent, order, *bands[1], second_ink, FAMILIES, 0.25)
+        patterns.append(dataclasses.replace(second, phase=math.pi / order if between else 0.0))
     return Emblem(
         order=order,
-        phase=float(rng.uniform(0, 2 * math.pi)),
+        phase=phase,
         patterns=tuple(patterns),
-        rings=rings,
-        iris_radius=float(iris_radius),
+        rings=tuple(ring for ring in rings if ring.width > 0),
+        iris_radius=iris_radius,
         iris_inner=iris,
-        iris_outer=iris_outer,  # type: ignore[arg-type]
-        rim_width=float(rim_width),
-        rim_color=_any_color(rng) if rng.random() < 0.5 else color,
-        pupil_radius=float(pupil),
-        pupil_color=color if rng.random() < 0.5 else _any_color(rng),
+        iris_outer=iris_outer,
+        rim_width=rim_width,
+        rim_color=rim_color,
+        pupil_radius=pupil,
+        pupil_color=pupil_color,
         background_inner=background,
-        background_outer=background_outer,  # type: ignore[arg-type]
+        background_outer=background_outer,
     )
 
 
@@ -259,12 +307,10 @@ def _sample_sharingan(rng: np.random.Generator) -> Emblem:
     )
 
 
-SAMPLERS: dict[str, Callable[[np.random.Generator], Emblem]] = {
-    "source": _sample_source,
-    "sharingan": _sample_sharingan,
-}
-
 # -------------------------------------------------------------------------------------------------------------- rendering
+
+
+LAYERS = ("background", "rim", "pupil", "iris", "ring", "pattern", "second pattern")
 
 
 def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -272,50 +318,90 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
     (cut off at the rim), pupil, rim; edges are blended over one pixel."""
     if not emblems:
         return torch.empty(0, 3, size, size, device=device)
-    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
-    x, y = axis[None, :], -axis[:, None]
-    radius, angle = torch.sqrt(x * x + y * y), torch.atan2(y, x)
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+    radius, angle = _pixels(size, device)
 
     def colors(values: Sequence[Color]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)[:, :, None, None]
 
-    def disc(values: Sequence[float]) -> Tensor:
-        """Coverage of discs of these radii."""
-        edge = column(values)
-        return torch.where(edge > 0, ((edge - radius) * (size / 2) + 0.5).clamp(0, 1), 0.0)
-
-    def paint(image: Tensor, color: Tensor, coverage: Tensor) -> Tensor:
-        return torch.lerp(image, color, coverage[:, None])
-
-    iris_radius = column([e.iris_radius for e in emblems])
+    iris_radius = _column([e.iris_radius for e in emblems], radius)
     outside = ((radius - iris_radius) / (math.sqrt(2) - iris_radius)).clamp(0, 1)[:, None]
     image = torch.lerp(
         colors([e.background_inner for e in emblems]), colors([e.background_outer for e in emblems]), outside
     )
     inside = (radius / iris_radius).clamp(0, 1).square()[:, None]
     iris = torch.lerp(colors([e.iris_inner for e in emblems]), colors([e.iris_outer for e in emblems]), inside)
+    for layer, rows, coverage in _paintings(emblems, radius, angle):
+        some = [emblems[i] for i in rows]
+        if layer == "iris":
+            color = iris
+        elif layer == "rim":
+            color = colors([e.rim_color for e in some])
+        elif layer == "pupil":
+            color = colors([e.pupil_color for e in some])
+        else:
+            name, slot = layer.split()
+            color = colors([(e.rings if name == "ring" else e.patterns)[int(slot)].color for e in some])
+        if len(rows) == len(emblems):
+            image = torch.lerp(image, color, coverage[:, None])
+        else:
+            image[rows] = torch.lerp(image[rows], color, coverage[:, None])
+    return image
+
+
+def render_masks(emblems: Sequence[Emblem], size: int, device: torch.device | str = "cpu") -> Tensor:
+    """What is seen where: the share of each pixel that each of LAYERS has, (N, 7, size, size), which add up to one.
+
+    All rings count as one layer, and all patterns after the first.
+    """
+    masks = torch.zeros(len(emblems), len(LAYERS), size, size, device=device)
+    masks[:, 0] = 1
+    for layer, rows, coverage in _paintings(emblems, *_pixels(size, device)):
+        name, _, slot = layer.partition(" ")
+        index = LAYERS.index("second pattern" if name == "pattern" and slot != "0" else name)
+        masks[rows] *= (1 - coverage)[:, None]
+        masks[rows, index] += coverage
+    return masks
+
+
+def _pixels(size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Radius and angle of each pixel's middle, (S, S)."""
+    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    x, y = axis[None, :], -axis[:, None]
+    return torch.sqrt(x * x + y * y), torch.atan2(y, x)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+
+
+def _paintings(emblems: Sequence[Emblem], radius: Tensor, angle: Tensor) -> Iterator[tuple[str, list[int], Tensor]]:
+    """What is painted on the background, in order: a name, the emblems that have it, and its coverage (len(rows), S, S).
+
+    Names are iris, "ring 0" and on, "pattern 0" and on, pupil, rim.
+    """
+    everyone, size = list(range(len(emblems))), len(radius)
+
+    def disc(values: Sequence[float]) -> Tensor:
+        edge = _column(values, radius)
+        return torch.where(edge > 0, ((edge - radius) * (size / 2) + 0.5).clamp(0, 1), 0.0)
+
     full = disc([e.iris_radius for e in emblems])
-    image = paint(image, iris, full)
-    for slot in range(max(len(e.rings) for e in emblems)):
-        rings = [e.rings[slot] if slot < len(e.rings) else Ring(9.0, 0.0, (0, 0, 0)) for e in emblems]
-        line = column([r.width / 2 for r in rings]) - (radius - column([r.radius for r in rings])).abs()
-        coverage = (line * (size / 2) + 0.5).clamp(0, 1) * full
-        image = paint(image, colors([r.color for r in rings]), coverage)
-    flat = [(i, slot, e, p) for i, e in enumerate(emblems) for slot, p in enumerate(e.patterns)]
-    coverage = _pattern_coverage([(e, p) for _, _, e, p in flat], radius, angle)
-    for slot in range(max((s for _, s, _, _ in flat), default=-1) + 1):
-        rows = [k for k, item in enumerate(flat) if item[1] == slot]
-        where = [flat[k][0] for k in rows]
-        painted = paint(image[where], colors([flat[k][3].color for k in rows]), coverage[rows] * full[where])
-        image = (
-            painted if len(where) == len(emblems) else image.index_copy(0, torch.tensor(where, device=device), painted)
+    yield "iris", everyone, full
+    for slot in range(max((len(e.rings) for e in emblems), default=0)):
+        rows = [i for i in everyone if slot < len(emblems[i].rings)]
+        rings = [emblems[i].rings[slot] for i in rows]
+        line = (
+            _column([r.width / 2 for r in rings], radius) - (radius - _column([r.radius for r in rings], radius)).abs()
         )
-    image = paint(image, colors([e.pupil_color for e in emblems]), disc([e.pupil_radius for e in emblems]))
-    within = disc([e.iris_radius - e.rim_width for e in emblems])
-    return paint(image, colors([e.rim_color for e in emblems]), full - within)
+        yield f"ring {slot}", rows, (line * (size / 2) + 0.5).clamp(0, 1) * full[rows]
+    flat = [(i, slot) for i, e in enumerate(emblems) for slot in range(len(e.patterns))]
+    coverage = _pattern_coverage([(emblems[i], emblems[i].patterns[slot]) for i, slot in flat], radius, angle)
+    for slot in range(max((slot for _, slot in flat), default=-1) + 1):
+        chosen = [k for k, (_, own) in enumerate(flat) if own == slot]
+        rows = [flat[k][0] for k in chosen]
+        yield f"pattern {slot}", rows, coverage[chosen] * full[rows]
+    yield "pupil", everyone, disc([e.pupil_radius for e in emblems])
+    yield "rim", everyone, full - disc([e.iris_radius - e.rim_width for e in emblems])
 
 
 def _pattern_coverage(items: Sequence[tuple[Emblem, Pattern]], radius: Tensor, angle: Tensor) -> Tensor:
@@ -395,7 +481,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Write a folder of emblem pictures with metadata.jsonl (the image-folder convention of `datasets`).",
         epilog="example: python -m training.emblems --distribution sharingan --count 1000 --size 256 --output_dir emblems",
     )
-    parser.add_argument("--distribution", choices=tuple(SAMPLERS), default="sharingan")
+    parser.add_argument("--distribution", choices=DISTRIBUTIONS, default="sharingan")
     parser.add_argument("--count", type=int, default=100, help="how many pictures (default 100)")
     parser.add_argument("--size", type=int, default=256, help="edge in pixels, 8 to 4096 (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="first seed; picture i has seed + i (default 0)")

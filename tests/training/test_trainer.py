@@ -229,6 +229,20 @@ def test_r1_comes_every_interval(tmp_path):
     assert seen == [True, False, False, True, False, False, True]
 
 
+def test_the_rates_fall_in_a_line_at_the_end(tmp_path, monkeypatch):
+    ours = make(tmp_path, max_steps=6, cooldown_steps=4, learning_rate=0.01, discriminator_learning_rate=0.02)
+    seen = []
+
+    def look(reals):
+        seen.append([optimizer.param_groups[0]["lr"] for optimizer in (ours.g_optimizer, ours.d_optimizer)])
+        return Trainer._train_step(ours, reals)
+
+    monkeypatch.setattr(ours, "_train_step", look)
+    ours.train()
+    shares = torch.tensor([1, 1, 1, 0.75, 0.5, 0.25])
+    torch.testing.assert_close(torch.tensor(seen), shares[:, None] * torch.tensor([0.01, 0.02 * 3 / 4]))
+
+
 def test_the_average_has_its_closed_form(tmp_path):
     """Parameters and buffers alike: after k steps towards a constant, 1 - decay^k of the way."""
     ours = make(tmp_path, ema_decay=0.9)

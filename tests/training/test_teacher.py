@@ -1,0 +1,210 @@
+"""Teaching: the answers are right, the losses are what they say, and a taught generator knows more than an untaught one."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharingan_hub import RadialGenerator, StyleGAN2Generator
+from training import teacher, train
+from training.checkpoints import list_checkpoints
+from training.config import TrainConfig
+from training.emblems import FAMILIES, LAYERS, render, render_masks, sample_emblems, source_emblem, source_latent
+from training.sampling import draw_latents
+from training.teacher import Teacher, answers, attributes
+from training.trainer import Trainer
+
+SMALL = {"w_dim": 32, "channels": (16, 8), "base_radius": 4, "base_angle": 8, "mapping_layers": 2}
+
+
+@pytest.fixture(autouse=True)
+def small_pool(monkeypatch):
+    monkeypatch.setattr(teacher, "POOL", 2**10)
+
+
+def make(folder, **changes):
+    config = TrainConfig(
+        **{
+            "train_data": "emblems:source",
+            "output_dir": str(folder),
+            "resolution": 16,
+            "generator": {"class_name": "RadialGenerator", **SMALL},
+            "discriminator": {"class_name": "StyleGAN2Discriminator", "channel_base": 64, "channel_max": 8},
+            "batch_size": 8,
+            "teaching_steps": 6,
+            "mapping_steps": 3,
+            "max_steps": 6,
+            "report_to": "none",
+        }
+        | changes
+    )
+    torch.manual_seed(config.seed)
+    dataset = train.load_data(config)
+    return Trainer(config, dataset, *train.build_networks(config, dataset.order_probs))
+
+
+# The source as a function of a latent.
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_a_latent_decides_its_emblem(seed):
+    z, order, phase = source_latent(seed)
+    assert source_emblem(z, order, phase) == sample_emblems("source", [seed])[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 8), st.floats(0, 6.28))
+def test_order_and_phase_are_taken_as_given(seed, order, phase):
+    emblem = source_emblem(source_latent(seed)[0], order, phase)
+    assert emblem.order == order and emblem.phase == phase
+
+
+def test_nearby_latents_make_nearby_pictures():
+    """Nearly everywhere: only a change of family, side or layout is a jump."""
+    jumps = 0
+    for seed in range(60):
+        z, order, phase = source_latent(seed)
+        step = 1e-3 * np.random.default_rng(seed).standard_normal(len(z))
+        first, second = render([source_emblem(z, order, phase), source_emblem(z + step, order, phase)], 32)
+        jumps += bool((first - second).abs().mean() > 0.01)
+    assert jumps <= 2
+
+
+def test_masks_in_the_emblems_colours_are_the_picture():
+    emblems = [
+        dataclasses.replace(e, iris_outer=e.iris_inner, background_outer=e.background_inner)
+        for e in sample_emblems("source", range(40))
+    ]
+    masks = render_masks(emblems, 48)
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones(40, 48, 48))
+    grey = (0.5, 0.5, 0.5)
+    for emblem, mask, picture in zip(emblems, masks, render(emblems, 48)):
+        ring = emblem.rings[0].color if emblem.rings else grey
+        second = emblem.patterns[1].color if len(emblem.patterns) > 1 else grey
+        first = emblem.patterns[0].color
+        colors = [emblem.background_inner, emblem.rim_color, emblem.pupil_color, emblem.iris_inner, ring, first, second]
+        painted = torch.einsum("khw,kc->chw", mask, torch.tensor(colors))
+        assert (painted - picture).abs().max() < 1e-5
+
+
+# The teacher.
+
+
+def test_answers_are_the_emblems_of_the_latents():
+    generator = RadialGenerator(**SMALL)
+    latents = draw_latents(generator, 5, 3, 4)
+    for i, emblem in enumerate(answers(latents)):
+        assert emblem.order == latents.conditions["order"][i]
+        assert emblem.phase == pytest.approx(latents.conditions["phase"][i].item())
+        assert emblem == source_emblem(latents.z[i].double().numpy(), emblem.order, emblem.phase)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_attributes_tell_families_and_colours(seed):
+    (emblem,) = sample_emblems("source", [seed])
+    values = attributes(emblem)
+    assert all(math.isfinite(value) for value in values)
+    assert values[:4] == [emblem.iris_radius, emblem.rim_width, emblem.pupil_radius, len(emblem.patterns)]
+    ones = [i for i, value in enumerate(values[29 : 29 + len(FAMILIES)]) if value]
+    assert [FAMILIES[i] for i in ones] == [emblem.patterns[0].family]
+
+
+def test_the_losses_are_least_at_the_truth():
+    """A generator that gives the right masks and colours has no difference, and the masks' own entropy as its loss."""
+
+    class Perfect(RadialGenerator):
+        def masks(self, ws, order=None, output_size=None, phase=None):
+            return render_masks(self.emblems, output_size)
+
+        def paint(self, masks, ws, palette=None):
+            return render(self.emblems, masks.shape[-1]) * 2 - 1
+
+    generator = Perfect(**SMALL)
+    latents = draw_latents(generator, 4, 0, 0)
+    generator.emblems = answers(latents)
+    teach = Teacher(generator)
+    least, difference = teach.drawing_losses(generator, latents, 32)
+    truth = render_masks(generator.emblems, 32)
+    entropy = -(truth * (truth + 1e-4).log()).sum(dim=1).mean(dim=(1, 2))
+    torch.testing.assert_close(least, entropy)
+    assert difference.max() == 0
+    generator.emblems = generator.emblems[::-1]
+    wrong, difference = teach.drawing_losses(generator, latents, 32)
+    assert (wrong > least).all() and difference.min() > 0.001
+
+
+def test_the_mapping_network_comes_near_the_encoder(tmp_path):
+    trainer = make(tmp_path, teaching_steps=60, mapping_steps=60, learning_rate=0.01, adam_beta1=0.9)
+    before = {name: value.clone() for name, value in trainer.generator.state_dict().items()}
+    first = trainer._teach_step()["mapping"]
+    for trainer.step in range(1, 60):
+        last = trainer._teach_step()
+    assert last["mapping"] < 0.8 * first and "masks" not in last
+    assert torch.equal(trainer.generator.const, before["const"])
+    assert not torch.equal(trainer.generator.fc[0].weight, before["fc.0.weight"])
+
+
+def test_a_taught_generator_draws_what_its_latents_mean(tmp_path):
+    """Colours come first; a generator that ignores its latent cannot be better than the mean picture."""
+    trainer = make(tmp_path, teaching_steps=400, mapping_steps=200, learning_rate=0.01, adam_beta1=0.9, batch_size=16)
+    for trainer.step in range(400):
+        trainer._teach_step()
+    latents = draw_latents(trainer.generator, 64, 1, 1)
+    truth = render(answers(latents), 16) * 2 - 1
+    with torch.no_grad():
+        made = trainer.generator(latents.z, latents.conditions["order"], latents.conditions["phase"], 16)
+    assert (made - truth).square().mean() < 0.75 * (truth.mean(dim=0) - truth).square().mean()
+
+
+def test_teaching_goes_on_beside_the_adversarial_loss(tmp_path):
+    trainer = make(tmp_path, teaching_steps=0, mapping_steps=0, teaching_weight=2.0)
+    values = trainer._train_step(trainer._reals(0))
+    assert values["difference"] > 0 and values["loss_d"] > 0
+
+
+def test_a_resumed_lesson_ends_with_the_same_bits(tmp_path):
+    whole = make(
+        tmp_path / "whole", max_steps=8
+    ).train()  # three for the mapping network, three of pictures, two of both
+    make(tmp_path / "parts", max_steps=4).train()
+    parts = make(tmp_path / "parts", max_steps=8, resume_from="latest").train()
+    for name in ("generator_model", "discriminator"):
+        file = f"{name}/diffusion_pytorch_model.safetensors"
+        assert (whole / file).read_bytes() == (parts / file).read_bytes()
+    states = [torch.load(list_checkpoints(run / "checkpoints")[-1] / "state.pt") for run in (whole, parts)]
+    assert torch.equal(states[0]["teacher"]["weight"], states[1]["teacher"]["weight"])
+
+
+def test_a_discriminator_that_has_learnt_nothing_is_not_saved(tmp_path):
+    assert not (make(tmp_path).train() / "discriminator").exists()
+
+
+def test_accumulation_changes_nothing(tmp_path):
+    results = []
+    for parts in (1, 2):
+        trainer = make(tmp_path / str(parts), mapping_steps=0, gradient_accumulation_steps=parts)
+        trainer._teach_step()
+        results.append(trainer.generator.state_dict())
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("generator", [RadialGenerator(**SMALL, z_dim=64), RadialGenerator(**SMALL, num_masks=9)])
+def test_other_generators_are_refused(generator):
+    with pytest.raises(
+        ValueError, match=f"z_dim 128, {len(LAYERS)} masks.*got RadialGenerator with z_dim {generator.z_dim}"
+    ):
+        Teacher(generator)
+    with pytest.raises(ValueError, match="got StyleGAN2Generator"):
+        Teacher(StyleGAN2Generator(resolution=8, z_dim=8, w_dim=8, channel_base=64, channel_max=8))
+
+
+def test_more_mapping_steps_than_teaching_steps_are_refused():
+    with pytest.raises(ValueError, match="last of teaching_steps, 5; got 6"):
+        TrainConfig(train_data="x", output_dir="y", max_steps=1, teaching_steps=5, mapping_steps=6)
