@@ -7,6 +7,11 @@ if TYPE_CHECKING:
     from sharingan_hub.modeling_radial import RadialGenerator as RadialGenerator
     from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator as StyleGAN2Generator
     from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
+    from sharingan_hub.postprocess import circularize as circularize
+    from sharingan_hub.postprocess import estimate_order as estimate_order
+    from sharingan_hub.postprocess import recolor as recolor
+    from sharingan_hub.postprocess import symmetrize as symmetrize
+    from sharingan_hub.postprocess import symmetry_score as symmetry_score
 
     __version__: str
 
@@ -15,6 +20,11 @@ EXPORTS = {
     "RadialGenerator": "modeling_radial",
     "SharinganPipeline": "pipeline_sharingan",
     "StyleGAN2Generator": "modeling_stylegan2",
+    "circularize": "postprocess",
+    "estimate_order": "postprocess",
+    "recolor": "postprocess",
+    "symmetrize": "postprocess",
+    "symmetry_score": "postprocess",
 }
 __all__ = ["__version__", *EXPORTS]
 

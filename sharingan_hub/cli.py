@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sharingan_hub import repair
+
 MAX_SEED = 2**32 - 1
 SETTINGS_FILE = "generate.json"
 
@@ -64,7 +66,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sharingan", description="Generate new sharingan, and look at the models that do.")
+    parser = _Parser(
+        prog="sharingan", description="Generate new sharingan, repair pictures of them, and look at the models that do."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, summary: str, example: str, more: str = "") -> argparse.ArgumentParser:
@@ -111,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: %(default)s)")
     generate.add_argument("--overwrite", action="store_true", help="replace pictures made with other settings")
+
+    repair.add_commands(command)
 
     info = command("info", "say what a model is", "sharingan info someone/their-sharingan")
     info.set_defaults(run=_info)

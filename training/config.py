@@ -36,6 +36,8 @@ class TrainConfig:
             emblems of the source distribution, whatever train_data is; the discriminator waits.
         mapping_steps: how many of them, the last ones, are for the mapping network alone; they are fast.
         teaching_weight: weight of the squared difference to those answers after that.
+        sharpen: factor on the contrast of a RadialGenerator's masks before the first step. A taught generator draws soft
+            edges where it is not sure; sharpened, it decides.
         ema_decay: decay, per step, of the averaged generator that is saved.
         style_mixing: probability that a fake mixes two styles.
         real_rotations: turn training pictures by random quarter turns.
@@ -80,6 +82,7 @@ class TrainConfig:
     teaching_steps: int = 0
     mapping_steps: int = 0
     teaching_weight: float = 0.0
+    sharpen: float = 1.0
     ema_decay: float = 0.998
     style_mixing: float = 0.0
     real_rotations: bool = True
@@ -102,7 +105,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = (
             "resolution batch_size gradient_accumulation_steps max_steps max_minutes learning_rate "
-            "discriminator_learning_rate r1_interval ada_kimg sample_every checkpointing_steps "
+            "discriminator_learning_rate sharpen r1_interval ada_kimg sample_every checkpointing_steps "
             "checkpoints_total_limit threads"
         )
         for name in positive.split():

@@ -6,6 +6,7 @@ Every key of a recipe is also a flag, and a flag wins over the recipe: see --hel
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,9 +46,23 @@ def train(config: TrainConfig, prepare: Callable[[Any, Any], None] | None = None
     dataset = load_data(config)
     torch.manual_seed(config.seed)
     generator, discriminator = build_networks(config, dataset.order_probs)
+    if config.sharpen != 1:
+        sharpen(generator, config.sharpen)
     if prepare is not None:
         prepare(generator, discriminator)
     return Trainer(config, dataset, generator, discriminator).train()
+
+
+def sharpen(generator: Any, factor: float) -> None:
+    """Multiply the contrast of a RadialGenerator's masks, whatever the size they are drawn at.
+
+    Raises:
+        ValueError: the generator draws no masks.
+    """
+    if not hasattr(generator, "log_temperature"):
+        raise ValueError(f"sharpen must be 1 with {type(generator).__name__}, which draws no masks; got {factor:g}.")
+    with torch.no_grad():
+        generator.log_temperature += math.log(factor)
 
 
 def parse(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:

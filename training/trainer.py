@@ -271,20 +271,24 @@ class Trainer(Game):
 
     def _export(self) -> None:
         """The averaged generator as a pipeline, the discriminator beside it, report.json, and a row of the preview."""
+        config = self.config
+        without_pictures = max(
+            0, min(self.step, config.teaching_steps) - (config.teaching_steps - config.mapping_steps)
+        )
         report = {
             "steps": self.step,
-            "images": self.step * self.config.batch_size,
+            "images": (self.step - without_pictures) * config.batch_size,
             "minutes": round(self.seconds / 60, 2),
             "processes": self.accelerator.num_processes,
-            "recipe": asdict(self.config),
+            "recipe": asdict(config),
         }
         generator, discriminator = (
             deepcopy(network).to("cpu", memory_format=torch.contiguous_format)
             for network in (self.average, self.discriminator)
         )
-        center_styles(generator, self.config.seed)
+        center_styles(generator, config.seed)
         SharinganPipeline(generator_model=generator).save_pretrained(self.output)
-        if self.step > self.config.teaching_steps:  # before that it has learnt nothing
+        if self.step > config.teaching_steps:  # before that it has learnt nothing
             with replaced_folder(self.output / "discriminator") as temporary:
                 discriminator.save_pretrained(temporary)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"

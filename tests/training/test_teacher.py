@@ -1,6 +1,7 @@
 """Teaching: the answers are right, the losses are what they say, and a taught generator knows more than an untaught one."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -182,7 +183,10 @@ def test_a_resumed_lesson_ends_with_the_same_bits(tmp_path):
 
 
 def test_a_discriminator_that_has_learnt_nothing_is_not_saved(tmp_path):
-    assert not (make(tmp_path).train() / "discriminator").exists()
+    folder = make(tmp_path, max_steps=5).train()
+    assert not (folder / "discriminator").exists()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["steps"] == 5 and report["images"] == 3 * 8  # the last two were for the mapping network alone
 
 
 def test_accumulation_changes_nothing(tmp_path):

@@ -616,6 +616,29 @@ def test_adapting_keeps_what_is_frozen_and_takes_the_data_mix(tmp_path):
     assert StyleGAN2Discriminator.from_pretrained(tmp_path / "grown" / "discriminator").config.resolution == 32
 
 
+def test_sharpening_makes_edges_steeper_and_moves_none(tmp_path):
+    config = TrainConfig(**BASE | {"output_dir": str(tmp_path)})
+    torch.manual_seed(0)
+    generator, _ = train.build_networks(config, None)
+    latents = draw_latents(generator, 4, 0, 0)
+    order, phase = latents.conditions["order"], latents.conditions["phase"]
+    ws = generator.broadcast(generator.mapping(latents.z, order), order, phase)
+    with torch.no_grad():
+        before = generator.masks(ws, output_size=32)
+        train.sharpen(generator, 4.0)
+        after = generator.masks(ws, output_size=32)
+    frame = slice(0, 1)  # against all others together: a softmax of two
+    assert (after.amax(dim=1) >= before.amax(dim=1) - 1e-5).float().mean() > 0.99
+    assert ((before[:, frame] > 0.5) == (after[:, frame] > 0.5)).all()
+    with pytest.raises(ValueError, match="sharpen must be 1 with StyleGAN2Generator.*got 2"):
+        train.train(
+            TrainConfig(
+                **BASE
+                | {"output_dir": str(tmp_path), "generator": STYLEGAN2, "sharpen": 2.0, "train_data": "emblems:source"}
+            )
+        )
+
+
 def test_a_base_model_that_is_none_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         pictures = write_pictures(tmp_path / "pictures", count=3)
@@ -676,11 +699,11 @@ def test_every_recipe_runs_small(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", side=40)
     small = ["--resolution", "32", "--train_data", str(pictures), "--max_steps", "2", "--report_to", "none"]
     base = tmp_path / "train_radial"
-    for recipe in sorted(RECIPES, key=lambda path: path.stem.startswith("adapt") or "_128" in path.stem):
+    for recipe in sorted(RECIPES, key=lambda path: path.stem.startswith("adapt") or "_adversarial" in path.stem):
         flags = ["--config", str(recipe), "--output_dir", str(tmp_path / recipe.stem), *small]
         if recipe.stem.startswith("adapt"):
             adapt.main([*flags, "--base_model", str(base)])
         else:
-            train.main(flags + (["--base_model", str(base)] if "_128" in recipe.stem else []))
+            train.main(flags + (["--base_model", str(base)] if "_adversarial" in recipe.stem else []))
         out = SharinganPipeline.from_pretrained(tmp_path / recipe.stem)(seeds=[1], output_type="np")
         assert np.isfinite(out.images).all()

@@ -122,17 +122,17 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(
         self,
         z_dim: int = 128,
-        w_dim: int = 128,
+        w_dim: int = 256,
         resolution: int = 256,
         max_order: int = 8,
-        num_masks: int = 8,
+        num_masks: int = 7,
         num_frame_masks: int = 3,
         num_ground_masks: int = 2,
         channels: tuple[int, ...] = (128, 96, 48),
         base_radius: int = 8,
         base_angle: int = 16,
         extent: float = 1.1,
-        mapping_layers: int = 3,
+        mapping_layers: int = 4,
         order_probs: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         logits = self.logits(ws)
         colors = self._colors(ws, palette)
         if torch.is_grad_enabled():
-            return self._draw(logits, colors, ws[:, -1], size, slice(None))
+            return self._paint(self._masks(logits, ws[:, -1], size, slice(None)), colors, slice(None))
         # Without gradients picture by picture, in bands: the working set stays in cache, and memory flat at any size.
         out = ws.new_empty(len(ws), 3, size, size)
         rows = max(1, 2**17 // size)
@@ -213,9 +213,8 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             one = slice(i, i + 1)
             for top in range(0, size, rows):
                 band = slice(top, top + rows)
-                out[one, :, band] = self._draw(
-                    (logits[0][one], logits[1][one]), (colors[0][one], colors[1][one]), ws[one, -1], size, band
-                )
+                masks = self._masks((logits[0][one], logits[1][one]), ws[one, -1], size, band)
+                out[one, :, band] = self._paint(masks, (colors[0][one], colors[1][one]), band)
         return out
 
     def masks(
@@ -228,6 +227,10 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if phase is not None:
             condition[:, 1] = phase
         return self._masks(self.logits(ws, condition), condition, output_size or self.resolution, slice(None))
+
+    def paint(self, masks: Tensor, ws: Tensor, palette: Tensor | None = None) -> Tensor:
+        """Masks (N, K, S, S), in the colours of ws or of a palette -> pictures (N, 3, S, S) in [-1, 1]."""
+        return self._paint(masks, self._colors(ws, palette), slice(None))
 
     def palette(self, ws: Tensor) -> Tensor:
         """ws -> the K colours (N, K, 3) in [0, 1], each at its brightest: shading only darkens."""
@@ -293,12 +296,9 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         pattern = torch.softmax(F.pad(pattern * sharpness, (0, 0, 0, 0, 0, 1)), dim=1)
         return torch.cat([frame, ground * pattern[:, -1:], ground.sum(dim=1, keepdim=True) * pattern[:, :-1]], dim=1)
 
-    def _draw(
-        self, logits: tuple[Tensor, Tensor], colors: tuple[Tensor, Tensor], condition: Tensor, size: int, rows: slice
-    ) -> Tensor:
-        """Masks times shaded colours -> (N, 3, rows, S) in [-1, 1]."""
-        masks = self._masks(logits, condition, size, rows)
-        r = pixel_polar(size, condition.device)[0][rows].clamp(max=self.extent)
+    def _paint(self, masks: Tensor, colors: tuple[Tensor, Tensor], rows: slice) -> Tensor:
+        """Masks (N, K, rows, S) times shaded colours -> (N, 3, rows, S) in [-1, 1]."""
+        r = pixel_polar(masks.shape[3], masks.device)[0][rows].clamp(max=self.extent)
         color, (flat, linear, square) = colors[0], colors[1][..., None, None].unbind(dim=2)
         # A colour is at its brightest where the gain is one; sigmoid(3) is nearly that, so shading starts out flat.
         shaded = masks * torch.sigmoid(3 + flat + linear * (r - 0.5) + square * (r * r - 0.25))
