@@ -13,7 +13,8 @@ from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, upsample_w
 @pytest.fixture(scope="module")
 def generator() -> RadialGenerator:
     torch.manual_seed(0)
-    untrained = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), resolution=64).eval()
+    settings = {"channels": (16, 12, 8), "num_masks": 8, "mapping_layers": 3, "resolution": 64}
+    untrained = RadialGenerator(z_dim=16, w_dim=16, **settings).eval()
     for head in untrained.heads:  # training starts from circles: let the pattern speak up, on ground that shows it
         torch.nn.init.zeros_(head.bias)
     untrained.round_head.bias.data[3:] = 2.0
@@ -53,7 +54,7 @@ def test_phase_is_a_rotation_so_every_order_is_n_fold_symmetric(generator, order
 
 def test_the_round_masks_alone_draw_circles(generator):
     torch.manual_seed(1)
-    bare = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8))
+    bare = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), num_masks=8, mapping_layers=3)
     with torch.no_grad():
         for head in bare.heads:  # silence the pattern's masks
             head.weight[bare.num_round_masks :] = 0

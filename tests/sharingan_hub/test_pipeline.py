@@ -41,6 +41,7 @@ def tiny(family: str) -> SharinganPipeline:
             channels=(8, 8),
             base_radius=4,
             base_angle=8,
+            mapping_layers=3,
             order_probs=ORDER_PROBS,
         )
     else:

@@ -78,7 +78,9 @@ def test_phase_turns_the_picture_counter_clockwise_by_its_angle():
     matrix = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
     grid = F.affine_grid(matrix[None], [1, 3, size, size], align_corners=False)
     reference = F.grid_sample(render([emblem], size), grid, padding_mode="border", align_corners=False)
-    assert (turned - reference).abs().mean() < 0.01
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    inside = torch.hypot(axis[None], axis[:, None]) < 1  # the corners come from outside the picture
+    assert (turned - reference)[..., inside].abs().mean() < 0.005
 
 
 @pytest.mark.parametrize("family", FAMILIES)
