@@ -314,7 +314,7 @@ PEAK = """
 import resource, sys, torch
 from sharingan_hub import circularize
 torch.set_num_threads(1)
-pictures = torch.load(sys.argv[1])
+pictures = torch.load(sys.argv[1], weights_only=True)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 with torch.no_grad():
     circularize(torch.nn.functional.interpolate(pictures[:1], 64))

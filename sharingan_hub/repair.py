@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
-# Only these decoders see a file, whatever its name says: EPS, for one, would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 HOW_FILES_GO = (
     "Files, folders (with\ntheir subfolders) and quoted patterns such as 'pictures/*.jpg' become PNG files of the same\n"
     "names and sizes in --output-dir; transparency is kept, and EXIF says which way is up."
@@ -150,6 +146,8 @@ def plan_files(inputs: list[str], output_dir: Path, overwrite: bool) -> list[tup
     Raises:
         ValueError: an input is not there or holds no pictures, or a file would be replaced without `overwrite`.
     """
+    from sharingan_hub.media import SUFFIXES
+
     found: dict[Path, tuple[Path, Path]] = {}  # by real path: the source, and its name below the output folder
     for text in inputs:
         path = Path(text).expanduser()
@@ -185,6 +183,8 @@ def plan_files(inputs: list[str], output_dir: Path, overwrite: bool) -> list[tup
 
 def _in_folder(folder: Path, output_dir: Path) -> list[tuple[Path, Path]]:
     """Pictures in a folder, with their paths in it; hidden ones and those that an earlier run put there are left out."""
+    from sharingan_hub.media import SUFFIXES
+
     own = output_dir.resolve() if output_dir.resolve() != folder.resolve() else None
     pictures = []
     for path in sorted(folder.rglob("*")):
@@ -203,22 +203,19 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         Exception: whatever Pillow raises for a file that is not a whole picture; ValueError for one too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    Image.init()
-    with Image.open(path, formats=tuple(name for name in FORMATS if name in Image.OPEN)) as image:
-        # Pillow itself refuses only above twice its limit.
-        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than Pillow's limit")
+    from sharingan_hub.media import eight_bits, open_known
+
+    with open_known(path) as image:
         image.load()
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # the picture is whole, its EXIF block is not
             upright = image.copy()
     info = upright.info
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        upright = Image.fromarray(_to_bytes(upright))
-    elif upright.has_transparency_data:
+    upright = eight_bits(upright)
+    if upright.has_transparency_data:
         upright = upright.convert("LA" if upright.mode == "LA" else "RGBA")
     else:
         upright = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
@@ -226,16 +223,6 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     if info.get("icc_profile") and image.mode == "CMYK":
         del upright.info["icc_profile"]  # it spoke of inks
     return upright
-
-
-def _to_bytes(image: Image.Image) -> np.ndarray:
-    """Values of 16 bits, or floating ones, as bytes: Pillow's own conversion would cut them off at 255."""
-    import numpy as np
-
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-    top = float(values.max(initial=0))
-    full = 65535.0 if image.mode != "F" else 1.0 if top <= 1 else 255.0
-    return np.clip(values / max(full, top) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def _to_tensor(image: Image.Image) -> tuple[Any, Any]:

@@ -5,7 +5,6 @@ have no metadata row, lists rows whose picture is gone, and unpacks zips. Hub da
 files do go through `datasets`, undecoded, so that one broken picture does not end the run.
 """
 
-import functools
 import io
 import json
 import os
@@ -23,9 +22,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
-# Only these decoders see a file, whatever its name says: EPS, for one, would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+from sharingan_hub.media import SUFFIXES, eight_bits, open_known
+
 MAX_ORDER = 8
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded pictures kept; a larger set is decoded anew for each batch
 MAX_FILE_BYTES = 512 * 2**20
@@ -202,7 +200,7 @@ class Pictures:
     def _look(self, i: int) -> bool:
         """Read the header alone: what is wrong further in shows when the picture is wanted."""
         try:
-            with self._open(i) as file, _open_picture(file):
+            with self._open(i) as file, open_known(file):
                 return True
         except Exception:  # again: nearly anything
             return False
@@ -227,7 +225,7 @@ def decode(file: BinaryIO, resolution: int) -> np.ndarray:
     Raises:
         Exception: whatever Pillow raises for a file that is not a whole picture; ValueError for one too large.
     """
-    with _open_picture(file) as image:
+    with open_known(file) as image:
         image.load()
         try:
             upright = ImageOps.exif_transpose(image)
@@ -241,27 +239,8 @@ def decode(file: BinaryIO, resolution: int) -> np.ndarray:
     return np.array(rgb)
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _open_picture(file: BinaryIO) -> Image.Image:
-    image = Image.open(file, formats=_formats())
-    # Pillow itself refuses only above twice its limit
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than Pillow's limit")
-    return image
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
-        # convert() would clip these to 255
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        top = float(values.max(initial=0))
-        full = 65535.0 if image.mode != "F" else 1.0 if top <= 1 else 255.0
-        return Image.fromarray(np.clip(values / max(full, top) * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    image = eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -14,7 +14,7 @@ import colorsys
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from .motifs import MOTIFS
 Color = tuple[float, float, float]
 Distribution = Literal["source", "sharingan"]
 DISTRIBUTIONS = get_args(Distribution)
-SOURCE_LATENT_DIM = 128  # of which source_emblem reads 107
+SOURCE_LATENT_DIM = 128  # source_emblem reads fewer
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8
 SHARINGAN_ORDER_PROBS = [0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0]
@@ -215,8 +215,8 @@ def source_latent(seed: int) -> tuple[np.ndarray, int, float]:
 def source_emblem(z: np.ndarray, order: int, phase: float) -> Emblem:
     """The source distribution, as a function of a Gaussian latent.
 
-    So a generator can be shown for each of its latents the picture that it should make of it (training/train.py,
-    `reconstruction_weight`). Nearly everything in the emblem moves continuously with z.
+    So a generator can be shown for each of its latents the picture that it should make of it (training/teacher.py).
+    Nearly everything in the emblem moves continuously with z.
     """
     latent = _Latent(z)
     black = (0.0, 0.0, 0.0)
@@ -319,9 +319,32 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
     if not emblems:
         return torch.empty(0, 3, size, size, device=device)
     radius, angle = _pixels(size, device)
+    return _in_colors(emblems, radius, _paintings(emblems, radius, angle))
 
+
+def render_masks(emblems: Sequence[Emblem], size: int, device: torch.device | str = "cpu") -> Tensor:
+    """What is seen where: the share of each pixel that each of LAYERS has, (N, 7, size, size), which add up to one.
+
+    All rings count as one layer, and all patterns after the first.
+    """
+    return _in_layers(emblems, size, device, _paintings(emblems, *_pixels(size, device)))
+
+
+def render_with_masks(
+    emblems: Sequence[Emblem], size: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """`render` and `render_masks` of one or more emblems, for little more than one of them."""
+    radius, angle = _pixels(size, device)
+    paintings = list(_paintings(emblems, radius, angle))
+    return _in_colors(emblems, radius, paintings), _in_layers(emblems, size, device, paintings)
+
+
+Painting = tuple[str, list[int], Tensor]
+
+
+def _in_colors(emblems: Sequence[Emblem], radius: Tensor, paintings: Iterable[Painting]) -> Tensor:
     def colors(values: Sequence[Color]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, :, None, None]
+        return torch.tensor(values, dtype=torch.float32, device=radius.device)[:, :, None, None]
 
     iris_radius = _column([e.iris_radius for e in emblems], radius)
     outside = ((radius - iris_radius) / (math.sqrt(2) - iris_radius)).clamp(0, 1)[:, None]
@@ -330,7 +353,7 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
     )
     inside = (radius / iris_radius).clamp(0, 1).square()[:, None]
     iris = torch.lerp(colors([e.iris_inner for e in emblems]), colors([e.iris_outer for e in emblems]), inside)
-    for layer, rows, coverage in _paintings(emblems, radius, angle):
+    for layer, rows, coverage in paintings:
         some = [emblems[i] for i in rows]
         if layer == "iris":
             color = iris
@@ -348,14 +371,12 @@ def render(emblems: Sequence[Emblem], size: int, device: torch.device | str = "c
     return image
 
 
-def render_masks(emblems: Sequence[Emblem], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """What is seen where: the share of each pixel that each of LAYERS has, (N, 7, size, size), which add up to one.
-
-    All rings count as one layer, and all patterns after the first.
-    """
+def _in_layers(
+    emblems: Sequence[Emblem], size: int, device: torch.device | str, paintings: Iterable[Painting]
+) -> Tensor:
     masks = torch.zeros(len(emblems), len(LAYERS), size, size, device=device)
     masks[:, 0] = 1
-    for layer, rows, coverage in _paintings(emblems, *_pixels(size, device)):
+    for layer, rows, coverage in paintings:
         name, _, slot = layer.partition(" ")
         index = LAYERS.index("second pattern" if name == "pattern" and slot != "0" else name)
         masks[rows] *= (1 - coverage)[:, None]
@@ -374,7 +395,7 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
 
 
-def _paintings(emblems: Sequence[Emblem], radius: Tensor, angle: Tensor) -> Iterator[tuple[str, list[int], Tensor]]:
+def _paintings(emblems: Sequence[Emblem], radius: Tensor, angle: Tensor) -> Iterator[Painting]:
     """What is painted on the background, in order: a name, the emblems that have it, and its coverage (len(rows), S, S).
 
     Names are iris, "ring 0" and on, "pattern 0" and on, pupil, rim.

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from training import augment
 from training.config import TrainConfig
+from training.emblems import render
 from training.objectives import OBJECTIVES
 from training.regularizers import r1
 from training.sampling import Latents, draw_latents, generate, real_indices, seeded, takes_noise, turn
-from training.teacher import MAPPING_FACTOR, Teacher, answers
+from training.teacher import MAPPING_FACTOR, Teacher, answers, check_teachable, difference
 
 
 class PictureData(Protocol):
@@ -109,8 +110,9 @@ class Game:
         self.generator = generator.to(**layout).train()
         self.discriminator = discriminator.to(**layout).train()
         self.average = deepcopy(self.generator).eval().requires_grad_(False)
-        taught = config.teaching_steps > 0 or config.teaching_weight > 0
-        self.teacher = Teacher(generator).to(self.device) if taught else None
+        self.teacher = Teacher(generator).to(self.device) if config.teaching_steps > 0 else None
+        if config.teaching_weight > 0:
+            check_teachable(generator)
         self.noisy = takes_noise(generator)
         self.objective = OBJECTIVES[config.objective]
         self.g_weights = [p for p in self.generator.parameters() if p.requires_grad]
@@ -227,11 +229,11 @@ class Game:
                 changed = fake_change[part](fakes)
             loss = self.objective.generator(self._judge(changed)).sum() / config.batch_size
             sums["loss_g"] += loss.detach()
-            if self.teacher is not None and config.teaching_weight > 0:
-                difference = self.teacher.difference(fakes, answers(latents.select(part, self.device)))
-                difference = difference.sum() / config.batch_size
-                sums["difference"] += difference.detach()
-                loss = loss + config.teaching_weight * difference
+            if config.teaching_weight > 0:
+                pictures = render(answers(latents.select(part, self.device)), config.resolution, self.device)
+                lesson = difference(fakes, pictures).sum() / config.batch_size
+                sums["difference"] += lesson.detach()
+                loss = loss + config.teaching_weight * lesson
             loss.backward()
         for weight in self.d_weights:
             weight.requires_grad_(True)

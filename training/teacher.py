@@ -11,7 +11,6 @@ a style that stands between two emblems and learns no blur; where the mapping ne
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ from training.emblems import (
     Emblem,
     Pattern,
     Ring,
-    render,
-    render_masks,
+    render_with_masks,
     source_emblem,
     source_latent,
 )
@@ -51,12 +49,7 @@ class Teacher(nn.Module):
 
     def __init__(self, generator: Any) -> None:
         super().__init__()
-        masks = getattr(generator.config, "num_masks", 0)
-        if generator.z_dim != SOURCE_LATENT_DIM or masks != len(LAYERS) or generator.config.max_order != 8:
-            raise ValueError(
-                f"teaching needs a RadialGenerator with z_dim {SOURCE_LATENT_DIM}, {len(LAYERS)} masks and orders to 8, "
-                f"got {type(generator).__name__} with z_dim {generator.z_dim} and {masks} masks."
-            )
+        check_teachable(generator)
         latents = [source_latent(seed) for seed in range(POOL)]
         table = torch.tensor([attributes(source_emblem(*latent)) for latent in latents])
         self.z = torch.from_numpy(np.stack([z for z, _, _ in latents])).float()
@@ -89,14 +82,24 @@ class Teacher(nn.Module):
         w = self.encoder(self._scaled(table, order.cpu()).to(order.device))
         ws = generator.broadcast(w, order, phase)
         masks = generator.masks(ws, output_size=size)
-        truth = render_masks(emblems, size, ws.device)
+        pictures, truth = render_with_masks(emblems, size, ws.device)
         entropy = -(truth * (masks + 1e-4).log()).sum(dim=1).mean(dim=(1, 2))
-        return entropy, self.difference(generator.paint(masks, ws), emblems)
+        return entropy, difference(generator.paint(masks, ws), pictures)
 
-    @staticmethod
-    def difference(fakes: Tensor, emblems: Sequence[Emblem]) -> Tensor:
-        """Mean squared difference of pictures (N,3,S,S) in [-1,1] to those of the emblems, (N,)."""
-        return (fakes - (render(emblems, fakes.shape[-1], fakes.device) * 2 - 1)).square().mean(dim=(1, 2, 3))
+
+def check_teachable(generator: Any) -> None:
+    """Raise ValueError for a generator whose latents do not stand for source emblems."""
+    masks = getattr(generator.config, "num_masks", 0)
+    if generator.z_dim != SOURCE_LATENT_DIM or masks != len(LAYERS) or generator.config.max_order != 8:
+        raise ValueError(
+            f"teaching needs a RadialGenerator with z_dim {SOURCE_LATENT_DIM}, {len(LAYERS)} masks and orders to 8, "
+            f"got {type(generator).__name__} with z_dim {generator.z_dim} and {masks} masks."
+        )
+
+
+def difference(fakes: Tensor, pictures: Tensor) -> Tensor:
+    """Mean squared difference (N,) of fakes (N,3,S,S) in [-1,1] to rendered pictures, which are in [0,1]."""
+    return (fakes - (pictures * 2 - 1)).square().mean(dim=(1, 2, 3))
 
 
 def answers(latents: Latents) -> list[Emblem]:

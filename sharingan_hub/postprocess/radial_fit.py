@@ -227,6 +227,7 @@ def refine(images: Tensor, found: Found, rings: int, free_center: bool, steps: i
 
 
 def make_circles(work: Tensor, harmonics: int, rings: int, free_center: bool, angles: int) -> Circles:
+    """Circles a pixel apart about the middle of working pictures (N, 1, h, w), with the design for K `harmonics`."""
     half = min(work.shape[-2:]) / 2
     theta = torch.arange(angles, device=work.device, dtype=work.dtype) * (2 * math.pi / angles)
     radii = torch.arange(max(3.0, 0.05 * half), REACH * half, 1.0, device=work.device, dtype=work.dtype)[None]

@@ -172,7 +172,7 @@ def test_teaching_goes_on_beside_the_adversarial_loss(tmp_path):
 def test_a_resumed_lesson_ends_with_the_same_bits(tmp_path):
     whole = make(
         tmp_path / "whole", max_steps=8
-    ).train()  # three for the mapping network, three of pictures, two of both
+    ).train()  # three of pictures, three for the mapping network alone, two of the game
     make(tmp_path / "parts", max_steps=4).train()
     parts = make(tmp_path / "parts", max_steps=8, resume_from="latest").train()
     for name in ("generator_model", "discriminator"):
