@@ -34,7 +34,8 @@ class TrainConfig:
         r1_batch_fraction: part of the batch that R1 looks at.
         teaching_steps: steps at the start in which a RadialGenerator is shown what each of its latents should become, among
             emblems of the source distribution, whatever train_data is; the discriminator waits.
-        mapping_steps: how many of them, the last ones, are for the mapping network alone; they are fast.
+        mapping_steps: how many of them, the first ones, are for the mapping network alone, the rest for the synthesis network;
+            they are fast, and over their second half the learning rate falls to zero.
         teaching_weight: weight of the squared difference to those answers after that.
         sharpen: factor on the contrast of a RadialGenerator's masks before the first step. A taught generator draws soft
             edges where it is not sure; sharpened, it decides.
@@ -120,7 +121,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.mapping_steps > self.teaching_steps:
             raise ValueError(
-                f"mapping_steps are the last of teaching_steps, {self.teaching_steps}; got {self.mapping_steps}."
+                f"mapping_steps are the first of teaching_steps, {self.teaching_steps}; got {self.mapping_steps}."
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")

@@ -109,8 +109,7 @@ def sample_emblems(distribution: Distribution, seeds: Sequence[int]) -> list[Emb
 class _Latent:
     """Reads a Gaussian latent as if it were a random generator, the same question at the same place every time.
 
-    The normal distribution function makes a uniform number of a normal one; the largest of k normal numbers is each of
-    them equally often.
+    The normal distribution function makes a uniform number of a normal one; the angle of two normal numbers is uniform too.
     """
 
     def __init__(self, z: np.ndarray) -> None:
@@ -127,8 +126,8 @@ class _Latent:
         return low + (high - low) * self.random()
 
     def choice(self, options: Sequence[str]) -> str:
-        values = self.next(len(options))
-        return options[values.index(max(values))]
+        y, x = self.next(2)  # each option has two neighbours, and a network has few borders to learn
+        return options[int(math.atan2(y, x) / (2 * math.pi) % 1 * len(options)) % len(options)]
 
 
 Numbers = np.random.Generator | _Latent

@@ -110,14 +110,12 @@ class Game:
         self.generator = generator.to(**layout).train()
         self.discriminator = discriminator.to(**layout).train()
         self.average = deepcopy(self.generator).eval().requires_grad_(False)
-        self.teacher = Teacher(generator).to(self.device) if config.teaching_steps > 0 else None
+        self.teacher = Teacher(generator) if config.teaching_steps > 0 else None
         if config.teaching_weight > 0:
             check_teachable(generator)
         self.noisy = takes_noise(generator)
         self.objective = OBJECTIVES[config.objective]
         self.g_weights = [p for p in self.generator.parameters() if p.requires_grad]
-        if self.teacher is not None:
-            self.g_weights += self.teacher.parameters()
         self.d_weights = [p for p in self.discriminator.parameters() if p.requires_grad]
         # Lazy regularisation takes one step more in every r1_interval (Karras et al. 2020, appendix B).
         lazy = config.r1_interval / (config.r1_interval + 1) if self.r1_on else 1.0
@@ -136,13 +134,14 @@ class Game:
         return torch.optim.Adam(weights, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
 
     def _set_rates(self) -> None:
-        config = self.config
-        if config.cooldown_steps and config.max_steps is not None:
-            for optimizer in (self.g_optimizer, self.d_optimizer):
-                for group in optimizer.param_groups:
-                    group["lr"] = optimizer.defaults["lr"] * min(
-                        1, (config.max_steps - self.step) / config.cooldown_steps
-                    )
+        config, factor = self.config, 1.0
+        if self.step < config.mapping_steps:
+            factor = min(1, 2 * (1 - self.step / config.mapping_steps))
+        elif config.cooldown_steps and config.max_steps is not None:
+            factor = min(1, (config.max_steps - self.step) / config.cooldown_steps)
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
 
     def _reals(self, step: int) -> Tensor:
         """This process's share of the real pictures of a step. Runs in the loading thread."""
@@ -165,18 +164,18 @@ class Game:
         latents = draw_latents(self.generator, config.batch_size, seed, step)
         self.g_optimizer.zero_grad(set_to_none=True)
         for part in self.parts:
-            count = MAPPING_FACTOR * config.batch_size
-            some = slice(MAPPING_FACTOR * part.start, MAPPING_FACTOR * part.stop)
-            losses = {"mapping": teacher.mapping_loss(self.generator, seeded(seed, step, "mapping"), count, some)}
-            if step < config.teaching_steps - config.mapping_steps:
-                own = latents.select(part, self.device)
-                losses["masks"], losses["difference"] = teacher.drawing_losses(self.generator, own, config.resolution)
-            total = torch.zeros((), device=self.device)
-            for name, loss in losses.items():
-                mean = loss.sum() / (count if name == "mapping" else config.batch_size)
+            if step < config.mapping_steps:
+                count = MAPPING_FACTOR * config.batch_size
+                some = slice(MAPPING_FACTOR * part.start, MAPPING_FACTOR * part.stop)
+                losses = {"mapping": teacher.mapping_loss(self.generator, seeded(seed, step, "mapping"), count, some)}
+            else:
+                own, count, rng = latents.select(part, self.device), config.batch_size, seeded(seed, step, "styles")
+                masks, pictures = teacher.drawing_losses(self.generator, own, config.resolution, rng, count, part)
+                losses = {"masks": masks, "difference": pictures}
+            means = {name: loss.sum() / count for name, loss in losses.items()}
+            for name, mean in means.items():
                 sums[name] += mean.detach()
-                total = total + mean
-            total.backward()
+            torch.stack(list(means.values())).sum().backward()
         return self._step_generator(sums)
 
     def _step_generator(self, sums: dict[str, Tensor]) -> dict[str, float]:

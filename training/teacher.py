@@ -4,19 +4,24 @@ The source emblem is a function of a Gaussian latent (training/emblems.py), so f
 belongs to them is known, and so is what is seen where. A generator that is first shown these answers knows every motif
 at every order; adversarial training alone, on two CPU cores, ends with a few designs of each order.
 
-Two lessons go on side by side. An encoder turns an emblem's attributes into a style w, from which the synthesis network
-learns to draw it: Dosovitskiy et al. 2015, "Learning to Generate Chairs with Convolutional Neural Networks". And the mapping
-network learns to make that w of z, which takes many more latents, but no pictures. So the synthesis network never sees
-a style that stands between two emblems and learns no blur; where the mapping network errs, a crisp shape comes out.
+There are two lessons. A fixed encoder turns an emblem's attributes into a style w. First the mapping network learns to make
+that w of z, which takes many latents, but no pictures. Then the synthesis network learns to draw the emblem from w:
+Dosovitskiy et al. 2015, "Learning to Generate Chairs with Convolutional Neural Networks".
+
+The mapping network is never quite sure: near the border of two families its w lies between theirs, and truncation moves it
+farther in. If the synthesis network were shown nothing else, it would learn to draw blends. It sees the encoder's style moved
+by a random part of the way to the mapping network's, with its choices faded: so whose style it is can always be told, and
+it learns to decide.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.emblems import (
     FAMILIES,
@@ -31,13 +36,14 @@ from training.emblems import (
 )
 from training.sampling import Latents
 
-POOL = 2**17  # latents that the mapping network learns from, drawn once: about twenty seconds
+POOL = 2**18  # latents that the mapping network learns from, drawn once: under a minute
 MAPPING_FACTOR = 32  # times as many latents as pictures in a step: they cost next to nothing
+MOVED, FADED = 0.8, 0.4  # at most: part of the way to the mapping network's style; part that the choices lose
 NO_RING = Ring(0.4, 0.0, (0.5, 0.5, 0.5))
 NO_PATTERN = Pattern("", 0.5, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, (0.5, 0.5, 0.5))
 
 
-class Teacher(nn.Module):
+class Teacher:
     """Knows what each latent of a RadialGenerator should become.
 
     Args:
@@ -48,7 +54,6 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, generator: Any) -> None:
-        super().__init__()
         check_teachable(generator)
         latents = [source_latent(seed) for seed in range(POOL)]
         table = torch.tensor([attributes(source_emblem(*latent)) for latent in latents])
@@ -56,30 +61,43 @@ class Teacher(nn.Module):
         self.orders = torch.tensor([order for _, order, _ in latents])
         self.mean, self.deviation = table.mean(dim=0), table.std(dim=0) + 1e-6
         self.table = self._scaled(table, self.orders)
-        self.encoder = nn.Linear(self.table.shape[1], generator.w_dim)
+        # Directions at right angles where there is room, so that distances of styles are those of attributes.
+        directions = torch.empty(generator.w_dim, self.table.shape[1])
+        torch.nn.init.orthogonal_(directions, generator=torch.Generator().manual_seed(0))
+        self.encoder = directions * (generator.w_dim / self.table.shape[1]) ** 0.5  # w of variance 1
 
     def _scaled(self, table: Tensor, orders: Tensor) -> Tensor:
         """Attributes at mean 0 and deviation 1, and the order one by one."""
         return torch.cat([(table - self.mean) / self.deviation, 2 * F.one_hot(orders - 1, 8)], dim=1)
 
     def mapping_loss(self, generator: Any, rng: torch.Generator, count: int, part: slice) -> Tensor:
-        """How far the mapping network is from the encoder: squared distances over the styles' variance (len(part),), of
+        """How far the mapping network is from the encoder: mean squared distances (len(part),) of styles of variance 1, of
         `part` of `count` latents drawn from the pool."""
         rows = torch.randint(POOL, (count,), generator=rng)[part]
-        device = self.encoder.weight.device
-        with torch.no_grad():
-            truth = self.encoder(self.table[rows].to(device))
+        device = generator.w_avg.device
+        truth = self.table[rows].to(device) @ self.encoder.to(device).t()
         w = generator.mapping(self.z[rows].to(device), self.orders[rows].to(device))
-        # Attributes are near independent and of deviation 1, so this is the variance of the encoder's styles.
-        variance = self.encoder.weight.detach().square().sum(dim=1).mean()
-        return (w - truth).square().mean(dim=1) / variance
+        return (w - truth).square().mean(dim=1)
 
-    def drawing_losses(self, generator: Any, latents: Latents, size: int) -> tuple[Tensor, Tensor]:
-        """Cross entropy of the masks, and mean squared difference of the pictures, made from encoded attributes, (N,) each."""
+    def styles(self, emblems: Sequence[Emblem], faded: Tensor | float = 0.0) -> Tensor:
+        """The encoder's w (N, w_dim) of emblems; `faded`, (N, 1), is the part that their choices lose."""
+        table = self._scaled(
+            torch.tensor([attributes(emblem) for emblem in emblems]), torch.tensor([emblem.order for emblem in emblems])
+        )
+        table[:, :CHOICES] *= 1 - faded
+        return table @ self.encoder.t()
+
+    def drawing_losses(
+        self, generator: Any, latents: Latents, size: int, rng: torch.Generator, count: int, part: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy of the masks, and mean squared difference of the pictures, (N,) each, made from styles between the
+        encoder's and the mapping network's. Latents are those of `part` of a batch of `count`."""
         emblems = answers(latents)
         order, phase = latents.conditions["order"], latents.conditions["phase"]
-        table = torch.tensor([attributes(emblem) for emblem in emblems])
-        w = self.encoder(self._scaled(table, order.cpu()).to(order.device))
+        moved, faded = torch.rand(2, count, 1, generator=rng)[:, part]
+        w = self.styles(emblems, FADED * faded).to(order.device)
+        with torch.no_grad():
+            w = torch.lerp(w, generator.mapping(latents.z, order), MOVED * moved.to(order.device))
         ws = generator.broadcast(w, order, phase)
         masks = generator.masks(ws, output_size=size)
         pictures, truth = render_with_masks(emblems, size, ws.device)
@@ -108,11 +126,19 @@ def answers(latents: Latents) -> list[Emblem]:
     return [source_emblem(z, n, phase) for z, n, phase in zip(latents.z.double().cpu().numpy(), orders, phases)]
 
 
+CHOICES = 1 + 2 * (len(FAMILIES) + 2)  # of attributes(), the first
+
+
 def attributes(emblem: Emblem) -> list[float]:
-    """An emblem as a list of numbers, families one by one; what it lacks is at a neutral value."""
+    """An emblem as a list of numbers: first its choices, families one by one, then its measures; what it lacks is at a
+    neutral value."""
     rings = [*emblem.rings, NO_RING, NO_RING][:2]
     patterns = [*emblem.patterns, NO_PATTERN][:2]
-    values = [emblem.iris_radius, emblem.rim_width, emblem.pupil_radius, float(len(emblem.patterns))]
+    values = [float(len(emblem.patterns))]
+    for pattern in patterns:
+        values += [float(pattern.family == family) for family in FAMILIES]
+        values += [math.copysign(1.0, pattern.swirl), float(pattern.phase > 0)]
+    values += [emblem.iris_radius, emblem.rim_width, emblem.pupil_radius]
     for color in (
         emblem.background_inner,
         emblem.background_outer,
@@ -126,7 +152,13 @@ def attributes(emblem: Emblem) -> list[float]:
     for ring in rings:
         values += [ring.radius, ring.width]
     for pattern in patterns:
-        values += [float(pattern.family == family) for family in FAMILIES]
-        values += [*pattern.color, pattern.radius, pattern.size, pattern.aspect, pattern.bend, pattern.hole]
-        values += [math.copysign(1.0, pattern.swirl), pattern.swirl, float(pattern.phase > 0)]
+        values += [
+            *pattern.color,
+            pattern.radius,
+            pattern.size,
+            pattern.aspect,
+            pattern.bend,
+            pattern.hole,
+            pattern.swirl,
+        ]
     return values

@@ -237,7 +237,7 @@ class Trainer(Game):
             "average": self.average,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
-        } | ({} if self.teacher is None else {"teacher": self.teacher.encoder})
+        }
 
     def _save(self) -> None:
         """Write a checkpoint for resuming and the checkpoint folder that others open, each whole or not at all.
@@ -272,12 +272,9 @@ class Trainer(Game):
     def _export(self) -> None:
         """The averaged generator as a pipeline, the discriminator beside it, report.json, and a row of the preview."""
         config = self.config
-        without_pictures = max(
-            0, min(self.step, config.teaching_steps) - (config.teaching_steps - config.mapping_steps)
-        )
         report = {
             "steps": self.step,
-            "images": (self.step - without_pictures) * config.batch_size,
+            "images": max(0, self.step - config.mapping_steps) * config.batch_size,
             "minutes": round(self.seconds / 60, 2),
             "processes": self.accelerator.num_processes,
             "recipe": asdict(config),

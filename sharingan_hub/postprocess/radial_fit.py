@@ -38,6 +38,9 @@ REACH = 1.15  # circles are looked for up to this multiple of half of the pictur
 # put into the harmonic; the harmonic's share must pay for itself with this much of the score.
 SPLITS, SPLIT_COST = (0.0, 0.5, 1.0), 0.002
 OUTER_RING = 0.76  # where, in halves of the picture, that shift was seen, roughly
+# Least deviation of a circle's samples, over the strongest edge's height: at first all edges tell about as much, in the end
+# clean ones tell more than those before a texture.
+ROUGH_FLOOR, FLOOR = 0.06, 0.01
 SPREAD = 0.3  # harmonic k is expected within SPREAD / k ...
 SPREAD_FIRST = 0.02  # ... but k = 1 rather is a shift
 SIGNIFICANT = 14.0  # chi square of a harmonic's two coefficients that noise exceeds once in a thousand
@@ -163,7 +166,7 @@ def find(images: Tensor, harmonics: int | None, rings: int, center: Tensor, free
         last = size == sizes[-1]
         for i in range(4 if last else 3):
             judge = last and i == 3
-            step = gauss_newton(each, circles, fit, weights, keep[:, :few], judge)
+            step = gauss_newton(each, circles, fit, weights, keep[:, :few], FLOOR if last and i > 0 else ROUGH_FLOOR, judge)
             fit, weights, told = step.fit, step.weights, step.told
             if starts > 1 and i == 1:
                 score, _ = roundness(each, every, fit)
@@ -249,11 +252,15 @@ def coarse_fit(images: Tensor, harmonics: int, center: Tensor, free_center: bool
     circles = Circles(half, radii[None], directions, waves(theta, harmonics).flatten(0, 1), 1, free_center)
     reach = round(COARSE_SHIFT / step)
     coefficients = images.new_zeros(count, 1, 2, harmonics)
-    for limit in (4, 8, harmonics):
+    mixture = images.new_ones(count, 1)
+    for i, limit in enumerate((4, 8, harmonics)):
         limit = min(limit, harmonics)
         polar, ends = circles.sample(images, Fit(coefficients, center))
         inside = F.pad((radii[2:, None] < ends).to(images.dtype), (0, 0, 1, 1))
         slope = F.pad((polar[:, :, 2:] - polar[:, :, :-2]) * 0.5, (0, 0, 1, 1)) * inside[:, None]
+        if i == 1 and channels > 1:  # the circles are half round: it shows in which colours they are clear
+            mixture = clearest(slope, radii)
+            slope, images = mix(slope, mixture), mix(images, mixture)
         mean, power = slope.mean(3), slope.square().mean(3).sum(1, keepdim=True)
         coherence = smooth(mean.square().sum(1, keepdim=True)) / (smooth(power) + 1e-8)
         # Row l of each matrix is the template moved out by l - reach, so all correlations are one product.
@@ -273,12 +280,17 @@ def coarse_fit(images: Tensor, harmonics: int, center: Tensor, free_center: bool
             ring = (strength * radii).sum(1) / (strength.sum(1) + 1e-12) / half
             center = center + coefficients[:, 0, :, 0] * ring[:, None] * center.new_tensor([1, -1])
             coefficients = torch.cat([torch.zeros_like(coefficients[..., :1]), coefficients[..., 1:]], 3)
-    if channels == 1:
-        return Fit(coefficients, center), torch.ones(count, 1, **options)
-    mixtures = F.normalize(torch.tensor(MIXTURES, **options), dim=1)
-    energy = torch.einsum("ncr,ndr->ncd", mean * coherence, mean)
-    best = torch.einsum("vc,ncd,vd->nv", mixtures, energy, mixtures).argmax(1)
-    return Fit(coefficients, center), mixtures[best]
+    return Fit(coefficients, center), mixture
+
+
+def clearest(slope: Tensor, radii: Tensor) -> Tensor:
+    """The mixture of channels (N, C) with the most round edges, of slopes (N, C, R, A); outer ones count more."""
+    mixtures = F.normalize(slope.new_tensor(MIXTURES), dim=1)
+    pairs = torch.einsum("ncra,ndra->ncdr", slope, slope) / slope.shape[3]
+    power = torch.einsum("vc,ncdr,vd->nvr", mixtures, pairs, mixtures)
+    round_power = smooth(torch.einsum("vc,ncr->nvr", mixtures, slope.mean(3)).square())
+    coherence = round_power / (smooth(power) + 1e-8)
+    return mixtures[(round_power * coherence * radii).sum(2).argmax(1)]
 
 
 def fit_series(values: Tensor, weights: Tensor, wave: Tensor, unit: float) -> Tensor:
@@ -303,7 +315,7 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def gauss_newton(
-    images: Tensor, circles: Circles, fit: Fit, weights: Tensor | None, keep: Tensor, judge: bool = False
+    images: Tensor, circles: Circles, fit: Fit, weights: Tensor | None, keep: Tensor, floor: float = FLOOR, judge: bool = False
 ) -> Step:
     """One step.
 
@@ -311,6 +323,7 @@ def gauss_newton(
         images: (N, 1, h, w), blurred.
         weights: (N, R, A) of the step before.
         keep: (N, K), the harmonics in use; the others' coefficients are 0.
+        floor: least deviation of a circle's samples, as a share of the strongest edge's height.
         judge: find out how significant they are.
     """
     slope, inside = circles.slopes(images, fit)
@@ -323,7 +336,7 @@ def gauss_newton(
     residual = slope - template[..., None]
     variance = (w * residual.square()).sum(2) / total
     # Where nothing happens the variance is 0, and a weight of 1 / 0 would drown the edges.
-    variance = variance + (0.06 * template.abs().amax(1, keepdim=True)).square() + 1e-8
+    variance = variance + (floor * template.abs().amax(1, keepdim=True)).square() + 1e-8
     scaled = residual * (25 * variance).rsqrt()[..., None]
     weights = torch.addcmul(scaled.new_ones(()), scaled, scaled).pow(-2) * inside
 
@@ -371,8 +384,11 @@ def gauss_newton(
 
 
 def roundness(images: Tensor, circles: Circles, fit: Fit) -> tuple[Tensor, Tensor]:
-    """How round the circles are: the share of all radial edges that is, (N,), and the confidence, (N,), which is the same
-    circle by circle, each as much as its edges."""
+    """How round the circles are: the share of all radial edges that is, (N,), and the confidence, (N,).
+
+    The confidence is the mean coherence of the circles, each weighted with its round edges: a strong pattern does not
+    hide a lone round edge, and where nothing is round no circle stands out.
+    """
     slope, inside = circles.slopes(images, fit)
     slope, radii = slope[:, 0], circles.radii[:, 1:-1]
     number = inside.sum(2)
@@ -381,7 +397,8 @@ def roundness(images: Tensor, circles: Circles, fit: Fit) -> tuple[Tensor, Tenso
     coherence = (smooth(mean.square()[:, None]) / (smooth(power[:, None]) + 1e-7))[:, 0]
     # At the smallest radii a few pixels fill a circle, and the harmonics can make anything round.
     power = power * radii * (radii > 0.2 * circles.half) * (number > 0.5 * slope.shape[2])
-    return score, (power * coherence).sum(1) / (power.sum(1) + 1e-12)
+    round_power = power * coherence
+    return score, (round_power * coherence).sum(1) / (round_power.sum(1) + 1e-12)
 
 
 def prior_precision(circles: Circles, harmonics: int) -> Tensor:
