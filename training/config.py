@@ -26,6 +26,7 @@ class TrainConfig:
         seed: decides everything random.
         learning_rate: Adam's, of the generator.
         discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
+        rate_factors: parts of the generator that learn faster or slower, by the beginnings of their weights' names.
         cooldown_steps: steps before max_steps over which both learning rates fall to zero, in a line.
         adam_beta1: decay of Adam's mean.
         adam_beta2: decay of Adam's mean square.
@@ -74,6 +75,7 @@ class TrainConfig:
     seed: int = 0
     learning_rate: float = 2.5e-3
     discriminator_learning_rate: float | None = None
+    rate_factors: dict[str, float] = field(default_factory=dict)
     cooldown_steps: int = 0
     adam_beta1: float = 0.0
     adam_beta2: float = 0.99
@@ -123,6 +125,9 @@ class TrainConfig:
             raise ValueError(
                 f"mapping_steps are the first of teaching_steps, {self.teaching_steps}; got {self.mapping_steps}."
             )
+        for beginning, factor in self.rate_factors.items():
+            if not factor > 0:
+                raise ValueError(f"rate_factors must be above 0, got {factor} for {beginning!r}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
         if self.max_steps is None and self.max_minutes is None:

@@ -116,12 +116,13 @@ class Game:
         self.noisy = takes_noise(generator)
         self.objective = OBJECTIVES[config.objective]
         self.g_weights = [p for p in self.generator.parameters() if p.requires_grad]
+        factors = self._rate_factors()
         self.d_weights = [p for p in self.discriminator.parameters() if p.requires_grad]
         # Lazy regularisation takes one step more in every r1_interval (Karras et al. 2020, appendix B).
         lazy = config.r1_interval / (config.r1_interval + 1) if self.r1_on else 1.0
         d_rate = config.discriminator_learning_rate or config.learning_rate
-        self.g_optimizer = self._adam(self.g_weights, config.learning_rate, 1.0)
-        self.d_optimizer = self._adam(self.d_weights, d_rate, lazy)
+        self.g_optimizer = self._adam(self.g_weights, config.learning_rate, 1.0, factors)
+        self.d_optimizer = self._adam(self.d_weights, d_rate, lazy, [1.0] * len(self.d_weights))
 
         self.step = 0
         self.seconds = 0.0  # trained, over resumes
@@ -129,9 +130,32 @@ class Game:
         self.signs: list[float] = []  # of D(real), since p last moved
         self.interrupted = False  # by a signal
 
-    def _adam(self, weights: list[nn.Parameter], rate: float, lazy: float) -> torch.optim.Adam:
+    def _rate_factors(self) -> list[float]:
+        """Of each of g_weights. Raises ValueError where rate_factors names no weight."""
+        names = {weight: name for name, weight in self.generator.named_parameters()}
+        factors = [1.0] * len(self.g_weights)
+        for beginning, factor in self.config.rate_factors.items():
+            chosen = [i for i, weight in enumerate(self.g_weights) if names[weight].startswith(beginning)]
+            if not chosen:
+                parts = ", ".join(dict.fromkeys(names[weight].partition(".")[0] for weight in self.g_weights))
+                raise ValueError(
+                    f"rate_factors names {beginning!r}, which fits no weight in training; there are {parts}."
+                )
+            for i in chosen:
+                factors[i] = factor
+        return factors
+
+    def _adam(self, weights: list[nn.Parameter], rate: float, lazy: float, factors: list[float]) -> torch.optim.Adam:
         betas = (self.config.adam_beta1**lazy, self.config.adam_beta2**lazy)
-        return torch.optim.Adam(weights, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
+        groups = [
+            {
+                "params": [w for w, own in zip(weights, factors) if own == factor],
+                "factor": factor,
+                "lr": rate * lazy * factor,
+            }
+            for factor in dict.fromkeys(factors)
+        ]
+        return torch.optim.Adam(groups, lr=rate * lazy, betas=betas, eps=1e-8, fused=True)
 
     def _set_rates(self) -> None:
         config, factor = self.config, 1.0
@@ -141,7 +165,7 @@ class Game:
             factor = min(1, (config.max_steps - self.step) / config.cooldown_steps)
         for optimizer in (self.g_optimizer, self.d_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * factor
+                group["lr"] = optimizer.defaults["lr"] * group["factor"] * factor
 
     def _reals(self, step: int) -> Tensor:
         """This process's share of the real pictures of a step. Runs in the loading thread."""

@@ -223,7 +223,10 @@ class Trainer(Game):
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         for name, part in self._stateful().items():
             if isinstance(part, torch.optim.Optimizer):  # its settings are this run's, not the checkpoint's
-                state[name]["param_groups"] = part.state_dict()["param_groups"]
+                groups = part.state_dict()["param_groups"]
+                if [g["params"] for g in groups] != [g["params"] for g in state[name]["param_groups"]]:
+                    raise ValueError(f"rate_factors must be those of the run that made {checkpoint}.")
+                state[name]["param_groups"] = groups
             part.load_state_dict(state[name])
         progress = json.loads((checkpoint / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]

@@ -166,7 +166,9 @@ def find(images: Tensor, harmonics: int | None, rings: int, center: Tensor, free
         last = size == sizes[-1]
         for i in range(4 if last else 3):
             judge = last and i == 3
-            step = gauss_newton(each, circles, fit, weights, keep[:, :few], FLOOR if last and i > 0 else ROUGH_FLOOR, judge)
+            step = gauss_newton(
+                each, circles, fit, weights, keep[:, :few], FLOOR if last and i > 0 else ROUGH_FLOOR, judge
+            )
             fit, weights, told = step.fit, step.weights, step.told
             if starts > 1 and i == 1:
                 score, _ = roundness(each, every, fit)
@@ -315,7 +317,13 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def gauss_newton(
-    images: Tensor, circles: Circles, fit: Fit, weights: Tensor | None, keep: Tensor, floor: float = FLOOR, judge: bool = False
+    images: Tensor,
+    circles: Circles,
+    fit: Fit,
+    weights: Tensor | None,
+    keep: Tensor,
+    floor: float = FLOOR,
+    judge: bool = False,
 ) -> Step:
     """One step.
 

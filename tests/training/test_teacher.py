@@ -156,6 +156,76 @@ def test_the_mapping_network_comes_near_the_encoder(tmp_path):
     assert not torch.equal(trainer.generator.fc[0].weight, before["fc.0.weight"])
 
 
+def test_styles_are_as_far_apart_as_attributes():
+    """With room for all attributes the encoder only turns them; order and choices count as the rest."""
+    generator = RadialGenerator(**SMALL | {"w_dim": 128})
+    teach = Teacher(generator)
+    emblems = sample_emblems("source", range(2000))
+    w = teach.styles(emblems)
+    assert w.var(dim=0).mean() == pytest.approx(1, abs=0.1)
+    table = teach._scaled(torch.tensor([attributes(e) for e in emblems]), torch.tensor([e.order for e in emblems]))
+    ratio = torch.cdist(w[:50], w[50:100]) / torch.cdist(table[:50], table[50:100])
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+    assert torch.equal(w, Teacher(generator).styles(emblems))  # it is the same in every run
+
+
+def test_fading_takes_from_the_choices_alone():
+    generator = RadialGenerator(**SMALL | {"w_dim": 128})
+    teach = Teacher(generator)
+    emblems = sample_emblems("source", range(5))
+    lost = teach.styles(emblems) - teach.styles(emblems, torch.full((5, 1), 0.25))
+    lost = lost @ teach.encoder / (128 / teach.table.shape[1])
+    table = teach._scaled(torch.tensor([attributes(e) for e in emblems]), torch.tensor([e.order for e in emblems]))
+    torch.testing.assert_close(lost[:, :CHOICES], 0.25 * table[:, :CHOICES], rtol=1e-3, atol=1e-4)
+    assert lost[:, CHOICES:].abs().max() < 1e-4
+
+
+def test_a_style_never_goes_all_the_way_to_the_mapping_networks():
+    """Or nothing would tell whose it is, and the synthesis network would learn blends."""
+    seen = []
+
+    class Watched(RadialGenerator):
+        def broadcast(self, w, order, phase=None):
+            seen.append(w)
+            return super().broadcast(w, order, phase)
+
+        def mapping(self, z, order):
+            return torch.full((len(z), 32), 100.0)
+
+    generator = Watched(**SMALL)
+    teach = Teacher(generator)
+    latents = draw_latents(generator, 64, 0, 0)
+    with torch.no_grad():
+        teach.drawing_losses(generator, latents, 16, torch.Generator().manual_seed(0), 64, slice(0, 64))
+    share = seen[0].mean(dim=1) / 100
+    assert share.max() < teacher.MOVED + 0.01 and share.max() > 0.7 and share.min() < 0.1
+
+
+def test_each_network_learns_in_its_own_lesson(tmp_path):
+    trainer = make(tmp_path, teaching_steps=2, mapping_steps=1)
+    start = {name: value.clone() for name, value in trainer.generator.state_dict().items()}
+
+    def changed():
+        now = trainer.generator.state_dict()
+        return {name.partition(".")[0] for name, value in start.items() if not torch.equal(value, now[name])}
+
+    trainer._teach_step()
+    assert changed() == {"fc", "order_embedding"}
+    start = {name: value.clone() for name, value in trainer.generator.state_dict().items()}
+    trainer.step = 1
+    trainer._teach_step()
+    assert "convs" in changed() and not changed() & {"fc", "order_embedding"}
+
+
+def test_the_mapping_lesson_has_a_slope_of_its_own(tmp_path):
+    trainer = make(tmp_path, teaching_steps=12, mapping_steps=8, max_steps=12, cooldown_steps=2, learning_rate=0.01)
+    rates = []
+    for trainer.step in range(12):
+        trainer._set_rates()
+        rates.append(trainer.g_optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01 * share for share in [1] * 5 + [0.75, 0.5, 0.25] + [1, 1, 1, 0.5]])
+
+
 def test_a_taught_generator_draws_what_its_latents_mean(tmp_path):
     """Colours come first; a generator that ignores its latent cannot be better than the mean picture."""
     trainer = make(tmp_path, teaching_steps=400, mapping_steps=200, learning_rate=0.01, adam_beta1=0.9, batch_size=16)

@@ -243,6 +243,28 @@ def test_the_rates_fall_in_a_line_at_the_end(tmp_path, monkeypatch):
     torch.testing.assert_close(torch.tensor(seen), shares[:, None] * torch.tensor([0.01, 0.02 * 3 / 4]))
 
 
+def test_parts_learn_at_their_own_rates(tmp_path):
+    """Adam's first step moves each weight by its rate, whatever the gradient."""
+    ours = make(tmp_path, learning_rate=0.01, rate_factors={"palette_": 5.0, "palette_head": 0.5})
+    before = {name: weight.detach().clone() for name, weight in ours.generator.named_parameters()}
+    ours._train_step(ours._reals(0))
+    moved = {name: (weight - before[name]).abs().amax().item() for name, weight in ours.generator.named_parameters()}
+    assert moved["palette_hidden.weight"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["palette_head.weight"] == pytest.approx(0.005, rel=1e-3)  # the later one wins
+    assert moved["round_head.weight"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_rate_for_no_weight_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'palete', which fits no weight.*palette_head"):
+        make(tmp_path, rate_factors={"palete": 2.0})
+
+
+def test_a_run_does_not_go_on_with_other_parts_at_other_rates(tmp_path):
+    make(tmp_path, max_steps=1).train()
+    with pytest.raises(ValueError, match="rate_factors must be those of the run"):
+        make(tmp_path, max_steps=2, resume_from="latest", rate_factors={"palette": 2.0}).train()
+
+
 def test_the_average_has_its_closed_form(tmp_path):
     """Parameters and buffers alike: after k steps towards a constant, 1 - decay^k of the way."""
     ours = make(tmp_path, ema_decay=0.9)
