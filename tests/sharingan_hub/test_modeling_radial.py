@@ -12,13 +12,25 @@ from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, upsample_w
 
 @pytest.fixture(scope="module")
 def generator() -> RadialGenerator:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     settings = {"channels": (16, 12, 8), "num_masks": 8, "mapping_layers": 3, "resolution": 64}
     untrained = RadialGenerator(z_dim=16, w_dim=16, **settings).eval()
     for head in untrained.heads:  # training starts from circles: let the pattern speak up, on ground that shows it
         torch.nn.init.zeros_(head.bias)
     untrained.round_head.bias.data[3:] = 2.0
     return untrained
+
+
+def test_a_style_and_its_negative_are_equally_near():
+    """The mapping network ends without an activation, and its hidden layers may be wider than w."""
+    torch.manual_seed(0)
+    wide = RadialGenerator(z_dim=16, w_dim=8, channels=(8,), mapping_layers=3, mapping_width=64)
+    assert [tuple(layer.weight.shape) for layer in wide.fc] == [(64, 32), (64, 64), (8, 64)]
+    w = wide.mapping(torch.randn(4096, 16), torch.full((4096,), 2))
+    centred = w - w.mean(dim=0)
+    assert (centred.pow(3).mean(dim=0) / centred.std(dim=0) ** 3).abs().max() < 0.6  # a leaky ReLU's output has 1 or more
+    narrow = RadialGenerator(z_dim=16, w_dim=8, channels=(8,), mapping_layers=2, mapping_width=None)
+    assert [tuple(layer.weight.shape) for layer in narrow.fc] == [(8, 32), (8, 8)]
 
 
 def draw(generator: RadialGenerator, seed: int, order: int, phase: float = 0.0, size: int = 64) -> torch.Tensor:
@@ -56,6 +68,7 @@ def test_the_round_masks_alone_draw_circles(generator):
     torch.manual_seed(1)
     bare = RadialGenerator(z_dim=16, w_dim=16, channels=(16, 12, 8), num_masks=8, mapping_layers=3)
     with torch.no_grad():
+        bare.palette_head.weight *= 3  # bold colours
         for head in bare.heads:  # silence the pattern's masks
             head.weight[bare.num_round_masks :] = 0
             head.bias[bare.num_round_masks :] = -4
