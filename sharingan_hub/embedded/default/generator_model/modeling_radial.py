@@ -113,6 +113,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         base_radius, base_angle: cells of the first level.
         extent: radius at which the wedge ends (1 is the middle of a picture's edge); its last row goes on outside.
         mapping_layers: depth of the mapping network.
+        mapping_width: width of its layers but the last, which has w_dim; None is w_dim.
         order_probs: how often each order comes in the training data (max_order numbers); None is uniform.
     """
 
@@ -132,7 +133,8 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         base_radius: int = 8,
         base_angle: int = 16,
         extent: float = 1.1,
-        mapping_layers: int = 4,
+        mapping_layers: int = 5,
+        mapping_width: int | None = 512,
         order_probs: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.num_ws = self.style_ws + 1
 
         self.order_embedding = nn.Embedding(max_order, z_dim)
-        sizes = [2 * z_dim] + [w_dim] * mapping_layers
+        sizes = [2 * z_dim] + [mapping_width or w_dim] * (mapping_layers - 1) + [w_dim]
         self.fc = nn.ModuleList(EqualizedLinear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.register_buffer("w_avg", torch.zeros(max_order, w_dim))
 
@@ -180,9 +182,9 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def mapping(self, z: Tensor, order: Tensor) -> Tensor:
         """Mapping network: z (N, z_dim) and order (N,), whole numbers from 1 to max_order -> w (N, w_dim)."""
         x = torch.cat([normalize_2nd_moment(z), normalize_2nd_moment(self.order_embedding(order - 1))], dim=1)
-        for layer in self.fc:
+        for layer in self.fc[:-1]:
             x = F.leaky_relu(layer(x), 0.2) * math.sqrt(2)
-        return x
+        return self.fc[-1](x)  # linear, unlike StyleGAN2's: a style is a point like any other, and its negative another
 
     def broadcast(self, w: Tensor, order: Tensor, phase: Tensor | None = None) -> Tensor:
         """w (N, w_dim), order (N,), phase (N,) in radians -> ws (N, num_ws, w_dim); the last row is order, phase, zeros."""
