@@ -1,6 +1,6 @@
 """Put two finished runs inside the package: the adapted model as `embedded/default`, its base as `embedded/source`.
 
-    python -m training.embed --default runs/adapt_default --source runs/train_radial_adversarial
+    python -m training.embed --default runs/adapt_default --source runs/train_radial runs/train_radial_adversarial
 
 Writes weights, cards (model_cards/, filled in from the runs' report.json) and samples; nothing else of a run is taken.
 """
