@@ -176,11 +176,16 @@ def abel_error(case: Case, **options: object) -> float:
         _, _, _, correction = circularize_image(luminance(case), return_correction=True, **options)
     except Exception:  # no structure in the band, or a spline through numbers that are none
         return math.nan
-    mean = np.mean(correction(THETA.numpy()))
+
+    def scale(theta: Tensor) -> Tensor:
+        # Its angles are from the vertical, and beyond -pi to pi its spline runs away.
+        vertical = np.arctan2(np.cos(theta.numpy()), np.sin(theta.numpy()))
+        return torch.from_numpy(1 / correction(vertical))
+
+    mean = scale(THETA).mean()
 
     def s(theta: Tensor) -> Tensor:
-        vertical = np.arctan2(np.cos(theta.numpy()), np.sin(theta.numpy()))  # its angles are from the vertical
-        return torch.from_numpy(mean / correction(vertical))
+        return scale(theta) / mean
 
     return edge_error(case, s, (size // 2 + 0.5, size // 2 + 0.5))
 
