@@ -121,7 +121,8 @@ def draw(
         if emblem is None:
             (emblem,) = sample_emblems(kind, [seed])  # type: ignore[arg-type]
         big = render([emblem], size * factor)
-        q = r * (emblem.iris_radius / radius)
+        # Beyond the emblem's picture its background goes on as at the picture's edge, by the radius: it is round.
+        q = (r * (emblem.iris_radius / radius)).clamp(max=1 - 1 / size)
         grid = torch.stack([q * theta.cos(), -q * theta.sin()], -1)[None]
         inside = F.grid_sample(big, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(0, 1)
         around = inside
