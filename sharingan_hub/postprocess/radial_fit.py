@@ -166,9 +166,7 @@ def find(images: Tensor, harmonics: int | None, rings: int, center: Tensor, free
         last = size == sizes[-1]
         for i in range(4 if last else 3):
             judge = last and i == 3
-            step = gauss_newton(
-                each, circles, fit, weights, keep[:, :few], FLOOR if last and i > 0 else ROUGH_FLOOR, judge
-            )
+            step = gauss_newton(each, circles, fit, weights, keep[:, :few], FLOOR if judge else ROUGH_FLOOR, judge)
             fit, weights, told = step.fit, step.weights, step.told
             if starts > 1 and i == 1:
                 score, _ = roundness(each, every, fit)
@@ -254,15 +252,11 @@ def coarse_fit(images: Tensor, harmonics: int, center: Tensor, free_center: bool
     circles = Circles(half, radii[None], directions, waves(theta, harmonics).flatten(0, 1), 1, free_center)
     reach = round(COARSE_SHIFT / step)
     coefficients = images.new_zeros(count, 1, 2, harmonics)
-    mixture = images.new_ones(count, 1)
-    for i, limit in enumerate((4, 8, harmonics)):
+    for limit in (4, 8, harmonics):
         limit = min(limit, harmonics)
         polar, ends = circles.sample(images, Fit(coefficients, center))
         inside = F.pad((radii[2:, None] < ends).to(images.dtype), (0, 0, 1, 1))
         slope = F.pad((polar[:, :, 2:] - polar[:, :, :-2]) * 0.5, (0, 0, 1, 1)) * inside[:, None]
-        if i == 1 and channels > 1:  # the circles are half round: it shows in which colours they are clear
-            mixture = clearest(slope, radii)
-            slope, images = mix(slope, mixture), mix(images, mixture)
         mean, power = slope.mean(3), slope.square().mean(3).sum(1, keepdim=True)
         coherence = smooth(mean.square().sum(1, keepdim=True)) / (smooth(power) + 1e-8)
         # Row l of each matrix is the template moved out by l - reach, so all correlations are one product.
@@ -282,7 +276,7 @@ def coarse_fit(images: Tensor, harmonics: int, center: Tensor, free_center: bool
             ring = (strength * radii).sum(1) / (strength.sum(1) + 1e-12) / half
             center = center + coefficients[:, 0, :, 0] * ring[:, None] * center.new_tensor([1, -1])
             coefficients = torch.cat([torch.zeros_like(coefficients[..., :1]), coefficients[..., 1:]], 3)
-    return Fit(coefficients, center), mixture
+    return Fit(coefficients, center), clearest(slope, radii) if channels > 1 else torch.ones(count, 1, **options)
 
 
 def clearest(slope: Tensor, radii: Tensor) -> Tensor:
@@ -292,7 +286,8 @@ def clearest(slope: Tensor, radii: Tensor) -> Tensor:
     power = torch.einsum("vc,ncdr,vd->nvr", mixtures, pairs, mixtures)
     round_power = smooth(torch.einsum("vc,ncr->nvr", mixtures, slope.mean(3)).square())
     coherence = round_power / (smooth(power) + 1e-8)
-    return mixtures[(round_power * coherence * radii).sum(2).argmax(1)]
+    # Heights, not powers: many clear rings tell more than one that is stronger, above all where the centre is.
+    return mixtures[(round_power.sqrt() * coherence * radii.sqrt()).sum(2).argmax(1)]
 
 
 def fit_series(values: Tensor, weights: Tensor, wave: Tensor, unit: float) -> Tensor:
