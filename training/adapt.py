@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
 
 import sharingan_hub
 from training.config import TrainConfig
+from training.game import weights_of
 from training.train import parse, run, train
 
 EMBEDDED_SOURCE = Path(sharingan_hub.__file__).parent / "embedded" / "source"
@@ -70,11 +71,7 @@ def freeze_parts(generator: Any, beginnings: Sequence[str]) -> None:
     """
     weights = dict(generator.named_parameters())
     for beginning in beginnings:
-        chosen = [name for name in weights if name.startswith(beginning)]
-        if not chosen:
-            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in weights))
-            raise ValueError(f"freeze_generator names {beginning!r}, which fits no weight; there are {parts}.")
-        for name in chosen:
+        for name in weights_of("freeze_generator", beginning, list(weights)):
             weights[name].requires_grad_(False)
     if not any(weight.requires_grad for weight in weights.values()):
         raise ValueError("freeze_generator leaves nothing to train.")

@@ -45,6 +45,15 @@ class PictureData(Protocol):
         ...
 
 
+def weights_of(key: str, beginning: str, names: Sequence[str]) -> list[str]:
+    """Those of the weights' names that begin so; ValueError, in the name of the setting `key`, where none does."""
+    chosen = [name for name in names if name.startswith(beginning)]
+    if not chosen:
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise ValueError(f"{key} names {beginning!r}, which fits no weight in training; there are {parts}.")
+    return chosen
+
+
 def quicken_cpu() -> None:
     """Two settings of the process that make a step on the CPU faster.
 
@@ -132,18 +141,10 @@ class Game:
 
     def _rate_factors(self) -> list[float]:
         """Of each of g_weights. Raises ValueError where rate_factors names no weight."""
-        names = {weight: name for name, weight in self.generator.named_parameters()}
-        factors = [1.0] * len(self.g_weights)
+        factors = {name: 1.0 for name, weight in self.generator.named_parameters() if weight.requires_grad}
         for beginning, factor in self.config.rate_factors.items():
-            chosen = [i for i, weight in enumerate(self.g_weights) if names[weight].startswith(beginning)]
-            if not chosen:
-                parts = ", ".join(dict.fromkeys(names[weight].partition(".")[0] for weight in self.g_weights))
-                raise ValueError(
-                    f"rate_factors names {beginning!r}, which fits no weight in training; there are {parts}."
-                )
-            for i in chosen:
-                factors[i] = factor
-        return factors
+            factors.update(dict.fromkeys(weights_of("rate_factors", beginning, list(factors)), factor))
+        return list(factors.values())
 
     def _adam(self, weights: list[nn.Parameter], rate: float, lazy: float, factors: list[float]) -> torch.optim.Adam:
         betas = (self.config.adam_beta1**lazy, self.config.adam_beta2**lazy)
@@ -185,10 +186,11 @@ class Game:
         config, seed, step, teacher = self.config, self.config.seed, self.step, self.teacher
         assert teacher is not None
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        latents = draw_latents(self.generator, config.batch_size, seed, step)
+        drawing = step >= config.mapping_steps
+        latents = draw_latents(self.generator, config.batch_size, seed, step) if drawing else None
         self.g_optimizer.zero_grad(set_to_none=True)
         for part in self.parts:
-            if step < config.mapping_steps:
+            if latents is None:
                 count = MAPPING_FACTOR * config.batch_size
                 some = slice(MAPPING_FACTOR * part.start, MAPPING_FACTOR * part.stop)
                 losses = {"mapping": teacher.mapping_loss(self.generator, seeded(seed, step, "mapping"), count, some)}
