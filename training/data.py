@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def load_pictures(train_data: str, resolution: int) -> PictureSet:
 
     Args:
         train_data: a folder or zip of pictures (nested folders too), the id of a data set on the Hub
-            ("owner/name"), or "emblems:source" / "emblems:sharingan" for emblems drawn on demand.
+            ("owner/name"), or "emblems:source" / "emblems:sharingan" / ... for emblems drawn on demand.
             An integer column `order` (1 to 8) in a `metadata.jsonl` beside the pictures, or in the data set,
             gives the orders.
         resolution: side S in pixels. Pictures are turned as their EXIF says, laid over white, cropped to the
@@ -84,20 +84,15 @@ class Emblems:
     """Emblems drawn when asked for: the index is the seed, so the set never repeats and is the same everywhere."""
 
     def __init__(self, distribution: str, resolution: int) -> None:
-        self.distribution: Literal["source", "sharingan"]
-        if distribution == "source":
-            self.distribution = "source"
-            self.order_probs: list[float] | None = [1 / MAX_ORDER] * MAX_ORDER
-        elif distribution == "sharingan":
-            from training.emblems import SHARINGAN_ORDER_PROBS
+        from training.emblems import DISTRIBUTIONS, order_probs
 
-            self.distribution = "sharingan"
-            self.order_probs = [float(p) for p in SHARINGAN_ORDER_PROBS]
-        else:
+        if distribution not in DISTRIBUTIONS:
             raise ValueError(
-                f"train_data must be 'emblems:source' or 'emblems:sharingan' for drawn emblems, "
+                f"train_data must be one of {', '.join('emblems:' + name for name in DISTRIBUTIONS)} for drawn emblems, "
                 f"got {'emblems:' + distribution!r}"
             )
+        self.distribution: Any = distribution
+        self.order_probs: list[float] | None = order_probs(self.distribution)
         self.resolution = resolution
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """Radial eye emblems from analytic signed distances: a data source whose true distribution is known and never runs out.
 
 An `Emblem` is a plain description (order, patterns, rings, colours). `sample_emblems` draws descriptions, one seed each;
-`render` turns a list of them into pictures, anti-aliased, on any device. Two distributions: "source" (any colours and
-backgrounds, orders 1 to 8) to pre-train on, and "sharingan" (red iris, dark rim, black pattern and pupil, thin ring).
+`render` turns a list of them into pictures, anti-aliased, on any device. The distribution "source" (any colours and
+backgrounds, orders 1 to 8) is to pre-train on; those to adapt to are in training/targets.py.
 
     python -m training.emblems --distribution sharingan --count 1000 --size 256 --output_dir emblems
 """
@@ -25,12 +25,11 @@ from torch import Tensor
 from .motifs import MOTIFS
 
 Color = tuple[float, float, float]
-Distribution = Literal["source", "sharingan"]
+Distribution = Literal["source", "sharingan", "frost", "solar", "jade"]
 DISTRIBUTIONS = get_args(Distribution)
 SOURCE_LATENT_DIM = 128  # source_emblem reads fewer
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8
-SHARINGAN_ORDER_PROBS = [0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0]
 FAMILIES = tuple(MOTIFS)
 
 
@@ -103,7 +102,18 @@ def sample_emblems(distribution: Distribution, seeds: Sequence[int]) -> list[Emb
         raise ValueError(f"distribution is {distribution!r}; it must be one of {', '.join(DISTRIBUTIONS)}")
     if distribution == "source":
         return [source_emblem(*source_latent(seed)) for seed in seeds]
-    return [_sample_sharingan(np.random.default_rng((1, seed))) for seed in seeds]
+    from .targets import sample_target
+
+    return [sample_target(distribution, seed) for seed in seeds]
+
+
+def order_probs(distribution: Distribution) -> list[float]:
+    """How often each order 1 to 8 comes in a distribution."""
+    if distribution == "source":
+        return SOURCE_ORDER_PROBS
+    from .targets import TARGETS
+
+    return TARGETS[distribution].order_probs
 
 
 class _Latent:
@@ -133,13 +143,14 @@ class _Latent:
 Numbers = np.random.Generator | _Latent
 
 
-def _sometimes(rng: Numbers, probability: float, low: float, high: float, otherwise: float) -> float:
+def sometimes(rng: Numbers, probability: float, low: float, high: float, otherwise: float) -> float:
     """Uniform from low to high with this probability, from one number."""
     u = rng.random()
     return low + (high - low) * u / probability if u < probability else otherwise
 
 
-def _hsv(h: float, s: float, v: float) -> Color:
+def hsv(h: float, s: float, v: float) -> Color:
+    """A colour by hue (turns, any), saturation and value (clamped to [0, 1])."""
     return colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
 
 
@@ -169,7 +180,7 @@ def _contrasting(latent: _Latent, against: Color, least: float) -> Color:
     return _mixed(color, (pole, pole, pole), share)
 
 
-def _pattern(
+def pattern(
     rng: Numbers, order: int, inner: float, outer: float, color: Color, families: Sequence[str], pierced: float
 ) -> Pattern:
     """A motif that fits between the radii `inner` and `outer` without running into its neighbours' middle."""
@@ -190,7 +201,7 @@ def _pattern(
     twisted = abs(side) > 1 - motif.swirled
     share = (abs(side) - 1 + motif.swirled) / motif.swirled
     twist = motif.swirl[0] + (motif.swirl[1] - motif.swirl[0]) * share if twisted else 0.02
-    hole = _sometimes(rng, pierced, 0.28, 0.42, otherwise=0.0) * min(aspect, 1.0) * motif.pierceable
+    hole = sometimes(rng, pierced, 0.28, 0.42, otherwise=0.0) * min(aspect, 1.0) * motif.pierceable
     bend = rng.random()
     return Pattern(
         family,
@@ -243,9 +254,9 @@ def source_emblem(z: np.ndarray, order: int, phase: float) -> Emblem:
         bands = [(pupil, top), (pupil, top * 0.8)]
     between, second_ink = latent.random() < 0.5, _contrasting(latent, iris, 0.15)
     second_ink = _mixed(ink, second_ink, latent.uniform(-1.0, 1.5))
-    patterns = [_pattern(latent, order, *bands[0], ink, FAMILIES, 0.25)]
+    patterns = [pattern(latent, order, *bands[0], ink, FAMILIES, 0.25)]
     if len(bands) == 2:
-        second = _pattern(latent, order, *bands[1], second_ink, FAMILIES, 0.25)
+        second = pattern(latent, order, *bands[1], second_ink, FAMILIES, 0.25)
         patterns.append(dataclasses.replace(second, phase=math.pi / order if between else 0.0))
     return Emblem(
         order=order,
@@ -261,48 +272,6 @@ def source_emblem(z: np.ndarray, order: int, phase: float) -> Emblem:
         pupil_color=pupil_color,
         background_inner=background,
         background_outer=background_outer,
-    )
-
-
-SHARINGAN_FAMILIES = tuple(name for name in FAMILIES if name not in ("spoke", "chevron", "arc"))
-
-
-def _sample_sharingan(rng: np.random.Generator) -> Emblem:
-    order = int(rng.choice(len(SHARINGAN_ORDER_PROBS), p=SHARINGAN_ORDER_PROBS)) + 1
-    ink = _hsv(rng.random(), 0.2, rng.uniform(0.02, 0.06))
-    hue, value = rng.uniform(-0.025, 0.012), rng.uniform(0.78, 0.95)
-    iris_radius, rim_width = rng.uniform(0.88, 0.93), rng.uniform(0.045, 0.075)
-    pupil = rng.uniform(0.10, 0.17)
-    top = iris_radius - rim_width
-    ring = rng.uniform(0.42, 0.62)
-    # Every third emblem is of tomoe for certain; the rest draw from all families.
-    families = ["tomoe"] if rng.random() < 0.3 else SHARINGAN_FAMILIES
-    layout = rng.random()
-    if layout < 0.4:  # the motifs sit on the ring
-        reach = min(ring - pupil, top - ring) - 0.02
-        bands = [(ring - reach, ring + reach)]
-    elif layout < 0.82:  # they grow out of the pupil
-        bands = [(pupil * rng.uniform(0.2, 0.9), top * rng.uniform(0.86, 0.98))]
-    else:  # a pattern outside the ring and a smaller one inside
-        bands = [(ring * 0.97, top * 0.97), (pupil * 0.7, ring * 0.92)]
-    patterns = [_pattern(rng, order, float(a), float(b), ink, families, 0.3) for a, b in bands]
-    if len(patterns) == 2 and rng.random() < 0.5:
-        patterns[1] = dataclasses.replace(patterns[1], phase=math.pi / order)
-    white = rng.uniform(0.93, 0.98)
-    return Emblem(
-        order=order,
-        phase=float(rng.uniform(0, 2 * math.pi)),
-        patterns=tuple(patterns),
-        rings=(Ring(float(ring), float(rng.uniform(0.014, 0.024)), ink),),
-        iris_radius=float(iris_radius),
-        iris_inner=_hsv(hue, rng.uniform(0.88, 0.98), value),
-        iris_outer=_hsv(hue - 0.01, 0.97, value * rng.uniform(0.55, 0.75)),
-        rim_width=float(rim_width),
-        rim_color=ink,
-        pupil_radius=float(pupil),
-        pupil_color=ink,
-        background_inner=(white, white, white),
-        background_outer=(white, white, white),
     )
 
 

@@ -478,7 +478,8 @@ def test_a_set_too_large_for_memory_gives_the_same_pictures(tmp_path, monkeypatc
 def stand_in_emblems(monkeypatch):
     """Emblem i is of order i % 8 + 1 and as bright as its order, so that the seeds show in the pictures."""
     module = types.ModuleType("training.emblems")
-    module.SHARINGAN_ORDER_PROBS = (0.1, 0.2, 0.4, 0.1, 0.1, 0.1, 0.0, 0.0)
+    module.DISTRIBUTIONS = ("source", "sharingan")
+    module.order_probs = lambda name: [0.125] * 8 if name == "source" else [0.5, 0.5] + [0.0] * 6
     module.sample_emblems = lambda distribution, seeds: [types.SimpleNamespace(order=i % 8 + 1) for i in seeds]
     module.render = lambda emblems, size: torch.stack([torch.full((3, size, size), e.order / 8) for e in emblems])
     monkeypatch.setitem(sys.modules, "training.emblems", module)
@@ -492,7 +493,7 @@ def test_drawn_emblems_take_the_index_as_their_seed(stand_in_emblems):
     assert orders.tolist() == [1, 8, 4] and orders.dtype == torch.int64
     assert torch.equal(images[:, 0, 0, 0], orders / 4 - 1)
     assert pictures.order_probs == [0.125] * 8
-    assert load_pictures("emblems:sharingan", 6).order_probs == [0.1, 0.2, 0.4, 0.1, 0.1, 0.1, 0.0, 0.0]
+    assert load_pictures("emblems:sharingan", 6).order_probs == [0.5, 0.5] + [0.0] * 6
 
 
 @pytest.mark.parametrize(

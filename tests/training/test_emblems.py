@@ -13,10 +13,11 @@ from PIL import Image
 
 from training.emblems import (
     FAMILIES,
-    SHARINGAN_ORDER_PROBS,
+    DISTRIBUTIONS,
     Emblem,
     Pattern,
     main,
+    order_probs,
     render,
     sample_emblems,
 )
@@ -37,7 +38,7 @@ def black_area(emblem: Emblem, size: int = 256) -> float:
 
 
 seeds = st.integers(0, 2**31 - 1)
-distributions = st.sampled_from(["source", "sharingan"])
+distributions = st.sampled_from(DISTRIBUTIONS)
 
 
 @settings(max_examples=25, deadline=None)
@@ -115,7 +116,7 @@ def test_a_hole_takes_away_its_own_area():
     assert lost == pytest.approx(3 * math.pi * (0.2 * 0.4) ** 2, rel=0.03)
 
 
-@pytest.mark.parametrize("distribution", ["source", "sharingan"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_a_small_picture_is_the_average_of_a_large_one(distribution):
     emblems = sample_emblems(distribution, range(12))
     small, large = render(emblems, 64), F.avg_pool2d(render(emblems, 256), 4)
@@ -129,7 +130,10 @@ def test_distributions_are_what_they_say():
     assert {p.family for e in source for p in e.patterns} == set(MOTIFS) and len(MOTIFS) >= 12
     sharingan = sample_emblems("sharingan", range(2000))
     orders = np.bincount([e.order for e in sharingan], minlength=9)[1:] / 2000
-    assert np.abs(orders - SHARINGAN_ORDER_PROBS).max() < 0.03
+    assert np.abs(orders - order_probs("sharingan")).max() < 0.03
+    for name in DISTRIBUTIONS[2:]:
+        orders = np.bincount([e.order for e in sample_emblems(name, range(2000))], minlength=9)[1:] / 2000
+        assert np.abs(orders - order_probs(name)).max() < 0.03
     for e in sharingan:
         assert e.iris_inner[0] > 4 * max(e.iris_inner[1:]) * 0.8 and e.iris_inner[0] > e.iris_outer[0]
         assert max(e.pupil_color) < 0.1 and e.rings and all(max(p.color) < 0.1 for p in e.patterns)
