@@ -91,8 +91,8 @@ class Emblems:
                 f"train_data must be one of {', '.join('emblems:' + name for name in DISTRIBUTIONS)} for drawn emblems, "
                 f"got {'emblems:' + distribution!r}"
             )
-        self.distribution: Any = distribution
-        self.order_probs: list[float] | None = order_probs(self.distribution)
+        self.distribution = distribution
+        self.order_probs: list[float] | None = order_probs(distribution)
         self.resolution = resolution
 
     def __len__(self) -> int:

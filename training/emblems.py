@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ from torch import Tensor
 from .motifs import MOTIFS
 
 Color = tuple[float, float, float]
-Distribution = Literal["source", "sharingan", "frost", "solar", "jade"]
-DISTRIBUTIONS = get_args(Distribution)
+DISTRIBUTIONS = ("source", "sharingan", "frost", "solar", "jade")
 SOURCE_LATENT_DIM = 128  # source_emblem reads fewer
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8
@@ -96,7 +95,7 @@ class Emblem:
 # --------------------------------------------------------------------------------------------------------------- sampling
 
 
-def sample_emblems(distribution: Distribution, seeds: Sequence[int]) -> list[Emblem]:
+def sample_emblems(distribution: str, seeds: Sequence[int]) -> list[Emblem]:
     """Emblem i is decided by seeds[i] (0 or more) alone. Raises ValueError for an unknown distribution."""
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution is {distribution!r}; it must be one of {', '.join(DISTRIBUTIONS)}")
@@ -107,7 +106,7 @@ def sample_emblems(distribution: Distribution, seeds: Sequence[int]) -> list[Emb
     return [sample_target(distribution, seed) for seed in seeds]
 
 
-def order_probs(distribution: Distribution) -> list[float]:
+def order_probs(distribution: str) -> list[float]:
     """How often each order 1 to 8 comes in a distribution."""
     if distribution == "source":
         return SOURCE_ORDER_PROBS

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.emblems import (
-    FAMILIES,
     DISTRIBUTIONS,
+    FAMILIES,
     Emblem,
     Pattern,
     main,

@@ -1,0 +1,115 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
+from training import evaluate
+from training.emblems import sample_emblems, write_folder
+from training.evaluate import EvaluateConfig
+from training.metrics import Estimate
+
+FEW_SHOT = Path(__file__).parents[2] / "training" / "data" / "sharingan15"
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    torch.manual_seed(0)
+    small = RadialGenerator(z_dim=8, w_dim=8, channels=(8,), base_radius=4, base_angle=8, resolution=64)
+    SharinganPipeline(generator_model=small).save_pretrained(tmp_path / "model")
+    recipe = {"train_data": str(FEW_SHOT), "base_model": None}
+    (tmp_path / "model" / "report.json").write_text(json.dumps({"steps": 7, "recipe": recipe}))
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="module")
+def reference() -> evaluate.Reference:
+    draws = evaluate.true_draws("emblems:sharingan", 600)
+    return evaluate.build_reference(evaluate.training_pictures(str(FEW_SHOT)), draws)
+
+
+def test_floors_and_ceilings_are_what_they_must_be(reference):
+    fresh = evaluate.true_draws("emblems:sharingan", 300, evaluate.UNSEEN + 600)
+    rows = evaluate.floors(reference, 300, None, fresh)
+    copies, true = rows["training pictures"], rows["true draws"]
+    assert copies["copying"].value == 1 and copies["novelty"].value < 0.05 and copies["data_copying"].value < -3
+    assert copies["recall"].value < 0.3 and copies["diversity"].value == pytest.approx(0, abs=1e-3)
+    assert abs(true["kid"].value) < 4 * true["kid"].error and true["novelty"].value == pytest.approx(1, abs=0.1)
+    assert true["copying"].value < 0.05 and true["recall"].value > 0.6 and true["coverage"].value > 0.8
+    assert true["kid"].value < rows["training pictures, augmented"]["kid"].value
+    assert true["symmetry"].value > 0.8 and true["deformation"].value < 0.3
+
+
+def test_a_turned_or_mirrored_copy_is_still_a_copy(reference):
+    copies = torch.cat([evaluate.rotated(reference.training_pictures, 0.9), reference.training_pictures.flip(3)])
+    assert evaluate.measure(copies.repeat(4, 1, 1, 1), reference)["copying"].value > 0.9
+
+
+def test_turning_is_exact_at_quarters():
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(evaluate.rotated(images, math.pi / 2), images.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(
+        evaluate.rotated(images, math.pi / 2), images.rot90(-1, (2, 3)), atol=1e-5
+    )
+
+
+def test_the_command_adds_to_the_report_and_draws_the_page(model, capsys):
+    arguments = ["--model", str(model), "--samples", "100", "--reference_samples", "200", "--threads", "1"]
+    evaluate.main(arguments)
+    report = json.loads((model / "report.json").read_text())
+    assert report["steps"] == 7
+    result = report["evaluation"]
+    assert result["reference"] == "emblems:sharingan" and result["samples"] == 100 and result["seeds"] == [0, 99]
+    assert set(result["rows"]) == {"this model", "training pictures", "training pictures, augmented", "true draws"}
+    own = result["rows"]["this model"]
+    assert own["kid"][0] > result["rows"]["true draws"]["kid"][0] and own["kid"][1] > 0
+    with Image.open(model / "samples" / "evaluation.png") as page:
+        assert page.width > 1000
+    evaluate.main(arguments)
+    assert json.loads((model / "report.json").read_text()) == report  # the same seeds, the same figures
+
+
+def test_without_a_true_distribution_only_what_needs_none_is_measured(model, tmp_path):
+    write_folder(sample_emblems("frost", range(4)), 32, tmp_path / "own")
+    evaluate.evaluate(EvaluateConfig(str(model), train_data=str(tmp_path / "own"), samples=100))
+    result = json.loads((model / "report.json").read_text())["evaluation"]
+    assert result["reference"] is None and "true draws" not in result["rows"]
+    assert set(result["rows"]["this model"]) == {"diversity", "novelty", "symmetry", "deformation"}
+    assert result["rows"]["training pictures"]["novelty"][0] < 0.05 < result["rows"]["this model"]["novelty"][0]
+
+
+def test_one_training_picture_is_enough(tmp_path):
+    write_folder(sample_emblems("frost", [3]), 32, tmp_path / "one")
+    one = evaluate.build_reference(evaluate.training_pictures(str(tmp_path / "one")), None)
+    found = evaluate.measure(torch.rand(20, 3, 64, 64), one)
+    assert math.isnan(found["novelty"].value) and found["diversity"].value > 0
+
+
+def test_any_generator_is_measured():
+    torch.manual_seed(0)
+    pipe = SharinganPipeline(StyleGAN2Generator(z_dim=8, w_dim=8, resolution=16, channel_base=64, channel_max=8))
+    images = evaluate.draw(pipe, range(5), 1.0)
+    assert images.shape == (5, 3, 64, 64) and torch.equal(images, evaluate.draw(pipe, range(5), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"samples": 10}, "samples must be at least 100, got 10"),
+        ({"truncation_psi": math.nan}, "truncation_psi must be a finite number"),
+        ({"model": "no/such/folder/at all"}, "neither a folder"),
+        ({"train_data": "emblems:nothing"}, "train_data must be one of emblems:source"),
+        ({"reference": str(FEW_SHOT)}, "reference must have at least 100 pictures"),
+        ({"features": "inception"}, "pip install torch-fidelity"),
+    ],
+)
+def test_a_slip_is_told(model, changed, told):
+    settings = {"model": str(model), "samples": 100, "reference_samples": 100} | changed
+    with pytest.raises(ValueError, match=told):
+        evaluate.evaluate(EvaluateConfig(**settings))
+
+
+def test_json_has_no_nan():
+    assert evaluate.as_numbers({"a": Estimate(math.nan, 0.5)}) == {"a": [None, 0.5]}

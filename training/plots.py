@@ -1,0 +1,79 @@
+"""Figures of reports and of the benchmark, by matplotlib, always drawn without a display."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharingan_hub.cards import figure as shown
+
+INK, PALE = "#222222", "#888888"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, width and height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
+    """Write a PNG whole or not at all, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    figure.savefig(draft, format="png", dpi=dpi)
+    draft.replace(path)
+
+
+def show_pictures(axes: Any, images: Tensor, columns: int, title: str) -> None:
+    """Pictures (N, 3, S, S) in [0, 1] side by side in one plot, row by row."""
+    side, gap = images.shape[2], max(2, images.shape[2] // 16)
+    rows = -(-len(images) // columns)
+    sheet = torch.ones(3, rows * (side + gap) - gap, columns * (side + gap) - gap)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
+        sheet[:, top : top + side, left : left + side] = image.clamp(0, 1)
+    axes.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.axis("off")
+
+
+def evaluation_picture(
+    rows: dict[str, dict[str, list[float | None]]], images: Tensor, distances: Tensor, training: Tensor, path: Path
+) -> None:
+    """One page: samples; those most like a training picture, above that picture; and a table of all figures.
+
+    distances: (N, T) of the samples to the training pictures in all turns; column i is of picture i % len(training).
+    """
+    figure = new_figure(11, 9.5)
+    top, middle, bottom = figure.subplots(3, 1, height_ratios=[4.1, 2, 2])
+    show_pictures(top, images[:32], 8, "Samples, as they come")
+    close, which = distances.min(dim=1)
+    nearest = close.argsort()[:8]
+    pairs = torch.cat([images[nearest], training[which[nearest] % len(training)]])
+    show_pictures(middle, pairs, 8, "The eight samples nearest to a training picture, and below each that picture")
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    cells = [[shown(rows[title].get(name)) for title in rows] for name in names]
+    bottom.axis("off")
+    table = bottom.table(cells, rowLabels=names, colLabels=list(rows), loc="center", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    save_figure(figure, path)
+
+
+def curves(
+    axes: Any, lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]], x: str, y: str
+) -> None:
+    """Lines with error bands: each name has x, y and the standard error of y."""
+    for name, (xs, ys, errors) in lines.items():
+        (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=name)
+        low, high = [a - b for a, b in zip(ys, errors)], [a + b for a, b in zip(ys, errors)]
+        axes.fill_between(xs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
