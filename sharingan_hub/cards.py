@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FIGURES = {
-    "kid": "KID x 1000",
+    "kid": "KID",
     "fid": "FID",
     "precision": "precision",
     "recall": "recall",

@@ -92,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
     generate.add_argument("--model", help="local folder or Hub id (default: the model that came with the package)")
     generate.add_argument(
+        "--adapter",
+        type=_parse_adapter,
+        action="append",
+        default=[],
+        metavar="FOLDER[:WEIGHT]",
+        help="a small fine-tune of the model, as in mine:0.5; may be given several times",
+    )
+    generate.add_argument(
         "--seeds", type=parse_seeds, default="0-15", help="such as 7 or 0-15 or 1,5,9-12 (default: %(default)s)"
     )
     generate.add_argument(
@@ -195,6 +203,16 @@ def _parse_number(text: str) -> float:
     return number
 
 
+def _parse_adapter(text: str) -> tuple[str, float]:
+    """Folder and weight; a colon that no number follows belongs to the folder's name."""
+    folder, colon, weight = text.rpartition(":")
+    try:
+        number = float(weight)
+    except ValueError:
+        return text, 1.0
+    return (folder, number) if colon else (text, 1.0)
+
+
 def _load(model: str | None) -> Any:
     import diffusers
 
@@ -227,6 +245,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     pipe = _load(arguments.model)
+    for adapter, weight in arguments.adapter:
+        pipe.load_adapter(adapter, weight)
     try:
         pipe.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -239,6 +259,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         "order": arguments.order,
         "output_size": arguments.output_size or pipe.generator_model.resolution,
     }
+    if arguments.adapter:
+        settings["adapters"] = pipe.adapters
     _agree_on_settings(folder, settings, arguments.overwrite)
 
     share = share_of_seeds(arguments.seeds, process, processes)
@@ -297,15 +319,9 @@ def _model_name(model: str | None) -> str:
 
 def _fingerprint(module: Any) -> str:
     """Of the weights: a model trained further in the same folder, or updated on the Hub, is another model."""
-    import hashlib
+    from sharingan_hub.adapters import fingerprint
 
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return fingerprint(module.state_dict())[:16]
 
 
 def _same_picture(settings: dict[str, Any], others: dict[str, Any] | None) -> bool:

@@ -59,6 +59,7 @@ class SharinganPipeline(DiffusionPipeline):
     def __init__(self, generator_model: ModelMixin) -> None:
         super().__init__()
         self.register_modules(generator_model=generator_model)
+        self._laid: Any = None  # adapters over the generator's weights, once there were any
 
     @torch.no_grad()
     def __call__(
@@ -263,13 +264,52 @@ class SharinganPipeline(DiffusionPipeline):
             raise ValueError("palette holds values outside 0 to 1")
         return colors.expand(count, masks, 3)
 
+    @property
+    def adapters(self) -> dict[str, float]:
+        """Name and weight of each adapter that is loaded."""
+        return {} if self._laid is None else self._blend().weights
+
+    def load_adapter(self, folder: str | os.PathLike, weight: float = 1.0, name: str | None = None) -> None:
+        """Lay a small fine-tune (sharingan_hub.adapters) over the generator's weights, beside those already there.
+
+        Each adapter's change, times its weight, is added to the weights of the base. A generator with orders draws them
+        in the adapter's mix, as far as the weight says.
+
+        Args:
+            folder: local folder with adapter_config.json and adapter.safetensors.
+            weight: 1 is the fine-tune itself, 0 the base; others are allowed.
+            name: what to call it, the folder's name unless given. Loading it again by its name changes its weight.
+
+        Raises:
+            ValueError, TypeError: an argument is outside its range or of another type; CheckpointError is a ValueError
+                too: it is no adapter, or one for another base.
+            ImportError: adapters need the sharingan-hub package.
+        """
+        self._blend().add(folder, finite("weight", weight), name)
+
+    def unload_adapter(self, name: str | None = None) -> None:
+        """Take one adapter off, or all (None); without any, the weights are bit for bit those of the base.
+
+        Raises:
+            ValueError: no adapter of this name is loaded.
+        """
+        if name is not None or self.adapters:
+            self._blend().remove(name)
+
+    def _blend(self) -> Any:
+        """What lays adapters over the generator; a new one where the generator is another than before."""
+        if self._laid is None or self._laid.generator is not self.generator_model:
+            self._laid = import_room("adapters").Blend(self.generator_model)
+        return self._laid
+
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, safe_serialization: bool = True, variant: str | None = None
     ) -> None:
         """Write a checkpoint folder: model_index.json, pipeline.py and generator_model/ (configuration, weights, code).
 
         All files are written beside their places first and renamed then, so that an error or a full disk leaves an
-        earlier checkpoint whole. Other files in the folder stay.
+        earlier checkpoint whole. Other files in the folder stay. The weights are saved as they are: while adapters are
+        loaded, with these added to them.
 
         Raises:
             ValueError: `safe_serialization` is False or a `variant` is given.

@@ -27,7 +27,7 @@ class TrainConfig:
         learning_rate: Adam's, of the generator.
         discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
         rate_factors: parts of the generator that learn faster or slower, by the beginnings of their weights' names.
-        cooldown_steps: steps before max_steps over which both learning rates fall to zero, in a line.
+        cooldown: the last part of the run, by steps or by minutes, over which both learning rates fall to zero, in a line.
         adam_beta1: decay of Adam's mean.
         adam_beta2: decay of Adam's mean square.
         r1_gamma: weight of R1.
@@ -40,6 +40,21 @@ class TrainConfig:
         teaching_weight: weight of the squared difference to those answers after that.
         sharpen: factor on the contrast of a RadialGenerator's masks before the first step. A taught generator draws soft
             edges where it is not sure; sharpened, it decides.
+        patch_level: side of the discriminator's features that a patch head reads, one of 4, 8, ... resolution; there is no
+            patch head where not given.
+        patch_size: height and width of a patch, in those features: [3, 3], or a strip such as [1, 5].
+        patch_share: the patch head's part in the loss; the rest is the whole picture's. 1 judges patches alone.
+        anchor_every: every so many steps the fakes lie near fixed latents and whole pictures are judged; with 0, never.
+        anchors: how many such latents there are: best as many as training pictures.
+        correspondence_weight: weight of keeping what is alike alike, as in the base model (CDC; 1000 is usual).
+        ewc_weight: weight of keeping each of the base model's weights, by its Fisher information (EWC).
+        fisher_freeze: filters whose Fisher information is above this quantile are frozen (RICK); with 1, none.
+        fisher_zero: filters below this quantile are made zero before the first step, and stay so; with 0, none.
+        fisher_interval: steps from one choice of the frozen filters to the next; there is only one where not given.
+        fisher_samples: fakes from which Fisher information is estimated.
+        symmetry_weight: weight of the share of a fake's energy that rotational symmetry forbids: of its own order where the
+            generator is asked for one, else of the order from 2 to 8 that it is nearest to.
+        statistics_weight: weight of the distance of the fakes' radial statistics from the training pictures'.
         ema_decay: decay, per step, of the averaged generator that is saved.
         style_mixing: probability that a fake mixes two styles.
         real_rotations: turn training pictures by random quarter turns.
@@ -76,7 +91,7 @@ class TrainConfig:
     learning_rate: float = 2.5e-3
     discriminator_learning_rate: float | None = None
     rate_factors: dict[str, float] = field(default_factory=dict)
-    cooldown_steps: int = 0
+    cooldown: float = 0.0
     adam_beta1: float = 0.0
     adam_beta2: float = 0.99
     r1_gamma: float = 0.1
@@ -86,6 +101,19 @@ class TrainConfig:
     mapping_steps: int = 0
     teaching_weight: float = 0.0
     sharpen: float = 1.0
+    patch_level: int | None = None
+    patch_size: list[int] = field(default_factory=lambda: [3, 3])
+    patch_share: float = 1.0
+    anchor_every: int = 0
+    anchors: int = 10
+    correspondence_weight: float = 0.0
+    ewc_weight: float = 0.0
+    fisher_freeze: float = 1.0
+    fisher_zero: float = 0.0
+    fisher_interval: int | None = None
+    fisher_samples: int = 256
+    symmetry_weight: float = 0.0
+    statistics_weight: float = 0.0
     ema_decay: float = 0.998
     style_mixing: float = 0.0
     real_rotations: bool = True
@@ -109,17 +137,19 @@ class TrainConfig:
         positive = (
             "resolution batch_size gradient_accumulation_steps max_steps max_minutes learning_rate "
             "discriminator_learning_rate sharpen r1_interval ada_kimg sample_every checkpointing_steps "
-            "checkpoints_total_limit threads"
+            "checkpoints_total_limit threads patch_level patch_share anchors fisher_interval fisher_samples"
         )
         for name in positive.split():
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}.")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction"):
+        shares = ("cooldown", "patch_share", "fisher_freeze", "fisher_zero")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction", *shares):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
-        for name in ("r1_gamma", "cooldown_steps", "teaching_steps", "mapping_steps", "teaching_weight"):
-            if getattr(self, name) < 0:
+        weights = ("correspondence_weight", "ewc_weight", "symmetry_weight", "statistics_weight", "anchor_every")
+        for name in ("r1_gamma", "teaching_steps", "mapping_steps", "teaching_weight", *weights):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.mapping_steps > self.teaching_steps:
             raise ValueError(
@@ -132,8 +162,25 @@ class TrainConfig:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("max_steps or max_minutes must be given, or the run would not end.")
-        if self.cooldown_steps and self.max_steps is None:
-            raise ValueError("cooldown_steps needs max_steps, which says when the run ends.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("hub_model_id must be given with push_to_hub.")
         augment.check_transforms(self.augmentations)
+        self._check_methods()
+
+    def _check_methods(self) -> None:
+        """Settings of few-shot adaptation that do not go together."""
+        if len(self.patch_size) != 2 or min(self.patch_size) < 1:
+            raise ValueError(f"patch_size must be a height and a width, each at least 1; got {self.patch_size}.")
+        if self.anchor_every == 1:
+            raise ValueError("anchor_every must be 0 or at least 2: at 1, no step would be left for the patch head.")
+        if self.anchor_every and self.patch_level is None:
+            raise ValueError("anchor_every needs patch_level, for a patch head that judges the other steps.")
+        if self.fisher_zero > self.fisher_freeze:
+            raise ValueError(
+                f"fisher_zero must not be above fisher_freeze, {self.fisher_freeze}; got {self.fisher_zero}."
+            )
+        for name, off in (("correspondence_weight", 0), ("ewc_weight", 0), ("fisher_freeze", 1), ("fisher_zero", 0)):
+            if getattr(self, name) != off and self.base_model is None:
+                raise ValueError(f"{name} must be {off} without a base_model, of which it would keep something.")
+        if self.fisher_interval and self.fisher_freeze == 1:
+            raise ValueError("fisher_interval needs fisher_freeze: with it at 1 there is nothing to choose again.")

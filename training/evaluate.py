@@ -123,7 +123,7 @@ def rotated(images: Tensor, angle: float) -> Tensor:
 def measure(images: Tensor, reference: Reference) -> dict[str, Estimate]:
     """All figures of pictures (N, 3, S, S) in [0, 1]. Those that need true draws are missing where there are none.
 
-    fid, kid (times 1000), precision, recall, density, coverage; diversity; copying, data_copying; novelty: how far, in the
+    fid, kid, precision, recall, density, coverage; diversity; copying, data_copying; novelty: how far, in the
     median, the nearest training picture is, in units of how far true draws have it (or, where none are known, the other
     training pictures); symmetry; deformation in percent.
     """
@@ -132,8 +132,7 @@ def measure(images: Tensor, reference: Reference) -> dict[str, Estimate]:
     apart = torch.cdist(fake, training).amin(dim=1)
     if real is not None:
         found["fid"] = metrics.fid(real, fake)
-        scaled = metrics.kid(real, fake, reference.real_kernel)
-        found["kid"] = Estimate(1000 * scaled.value, 1000 * scaled.error)
+        found["kid"] = metrics.kid(real, fake, reference.real_kernel)
         found |= metrics.manifold_metrics(real[: len(fake)], fake[: len(real)])
         found["copying"] = metrics.copying(real, fake, training)
         found["data_copying"] = metrics.data_copying(real, fake, training)

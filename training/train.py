@@ -25,7 +25,7 @@ from training.trainer import Trainer, TrainingError
 
 logger = logging.getLogger("training")
 
-Config = TypeVar("Config", bound=TrainConfig)
+Config = TypeVar("Config")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

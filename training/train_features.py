@@ -187,6 +187,7 @@ def save(network: FeatureNetwork, report: dict[str, float], folder: Path) -> Non
     }
     draft = folder / ".weights.tmp"
     save_file(weights, draft)
+    draft.chmod(0o644)  # safetensors lets nobody else read what it writes
     os.replace(draft, folder / "diffusion_pytorch_model.safetensors")
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 

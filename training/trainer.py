@@ -27,10 +27,12 @@ from tqdm.auto import tqdm
 
 from sharingan_hub import hub
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
+from sharingan_hub.ticket import remove_masks
 from training import augment
 from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture
 from training.config import TrainConfig
 from training.game import Game, PictureData
+from training.low_rank import merged
 from training.sampling import center_styles, draw_latents, generate
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,8 @@ class Trainer(Game):
         if self.seconds >= 60 * (config.max_minutes or math.inf):
             self.stopping = True
         begun = time.monotonic() - self.seconds
+        if self.saved < 0:
+            self._begin()
         shown, window = begun + self.seconds, {}  # type: float, dict[str, list[float]]
         bar = tqdm(
             total=config.max_steps and config.max_steps * config.batch_size,
@@ -104,6 +108,7 @@ class Trainer(Game):
                 self.seconds = time.monotonic() - begun
                 self._check(values)
                 self._adapt(values.get("sign_real", 0.0))
+                self.clock = values.pop("clock")
                 if values.pop("stop") > 0:
                     self.stopping = True
                 for name, value in values.items():
@@ -221,26 +226,47 @@ class Trainer(Game):
 
     def _load(self, checkpoint: Path) -> None:
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-        for name, part in self._stateful().items():
+        parts = self._stateful()
+        if state.keys() != parts.keys():
+            raise ValueError(
+                f"patch_level, ewc_weight, fisher_freeze and fisher_zero must be on or off as in the run that made "
+                f"{checkpoint}, which keeps {', '.join(state)}."
+            )
+        for name, part in parts.items():
             if isinstance(part, torch.optim.Optimizer):  # its settings are this run's, not the checkpoint's
                 groups = part.state_dict()["param_groups"]
                 if [g["params"] for g in groups] != [g["params"] for g in state[name]["param_groups"]]:
-                    raise ValueError(f"rate_factors must be those of the run that made {checkpoint}.")
+                    raise ValueError(
+                        f"rate_factors must be those of the run that made {checkpoint}, and so must what is frozen."
+                    )
                 state[name]["param_groups"] = groups
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"The networks and patch_size must be those of the run that made {checkpoint}: its {name} does not fit."
+                ) from error
         progress = json.loads((checkpoint / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
+        self.clock = self.seconds
         self.saved = self.step
         self.probability, self.signs = progress["probability"], progress["signs"]
 
     def _stateful(self) -> dict[str, Any]:
-        return {
+        parts: dict[str, Any] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
         }
+        if self.patch_head is not None:
+            parts["patch_head"] = self.patch_head
+        if self.consolidation is not None:
+            parts["consolidation"] = self.consolidation
+        for name, filters in zip(("g_filters", "d_filters"), self.filters):
+            parts[name] = filters
+        return parts
 
     def _save(self) -> None:
         """Write a checkpoint for resuming and the checkpoint folder that others open, each whole or not at all.
@@ -283,9 +309,10 @@ class Trainer(Game):
             "recipe": asdict(config),
         }
         generator, discriminator = (
-            deepcopy(network).to("cpu", memory_format=torch.contiguous_format)
-            for network in (self.average, self.discriminator)
+            copy.to("cpu", memory_format=torch.contiguous_format)
+            for copy in (merged(self.average), deepcopy(self.discriminator))
         )
+        remove_masks(generator)  # of a run that prunes; without masks it does nothing
         center_styles(generator, config.seed)
         SharinganPipeline(generator_model=generator).save_pretrained(self.output)
         if self.step > config.teaching_steps:  # before that it has learnt nothing

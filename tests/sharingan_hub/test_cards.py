@@ -31,7 +31,7 @@ def test_the_table_says_what_was_measured_and_leaves_out_what_was_not():
         "rows": rows,
     }
     table = metrics_table(evaluation)
-    assert "| KID x 1000 | 1.25 ± 0.10 | 0.00 ± 0.10 |" in table
+    assert "| KID | 1.25 ± 0.10 | 0.00 ± 0.10 |" in table
     assert "| rotational symmetry | 0.900 ± 0.010 | – |" in table
     assert "recall" not in table
     assert (

@@ -9,16 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
 from sharingan_hub import RadialGenerator, StyleGAN2Generator
 from training import teacher, train
 from training.config import TrainConfig
 from training.emblems import FAMILIES, LAYERS, render, render_masks, sample_emblems, source_emblem, source_latent
 from training.sampling import draw_latents
-from training.teacher import CHOICES, Teacher, answers, attributes
+from training.teacher import CHOICES, Teacher, answers, attributes, edges, from_latent_alone
 from training.trainer import Trainer
 
 SMALL = {"w_dim": 32, "channels": (16, 8), "base_radius": 4, "base_angle": 8, "mapping_layers": 2}
+SMALL_STYLE = {"z_dim": 128, "w_dim": 32, "mapping_layers": 2, "channel_base": 256, "channel_max": 32}
+STYLEGAN2 = {"class_name": "StyleGAN2Generator", **SMALL_STYLE}
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +136,8 @@ def test_the_losses_are_least_at_the_truth():
     teach = Teacher(generator)
 
     def losses():
-        return teach.drawing_losses(generator, latents, 32, torch.Generator(), 4, slice(0, 4))
+        values = teach.drawing_losses(generator, latents, 32, torch.Generator(), 4, slice(0, 4))
+        return values["masks"], values["difference"]
 
     least, difference = losses()
     truth = render_masks(generator.emblems, 32)
@@ -218,7 +222,7 @@ def test_each_network_learns_in_its_own_lesson(tmp_path):
 
 
 def test_the_mapping_lesson_has_a_slope_of_its_own(tmp_path):
-    trainer = make(tmp_path, teaching_steps=12, mapping_steps=8, max_steps=12, cooldown_steps=2, learning_rate=0.01)
+    trainer = make(tmp_path, teaching_steps=12, mapping_steps=8, max_steps=12, cooldown=1 / 6, learning_rate=0.01)
     rates = []
     for trainer.step in range(12):
         trainer._set_rates()
@@ -270,6 +274,111 @@ def test_accumulation_changes_nothing(tmp_path):
         results.append(trainer.generator.state_dict())
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=1e-5)
+
+
+# A generator without conditions: its z decides order and phase too.
+
+
+def test_z_alone_decides_an_emblem_and_its_length_does_not():
+    z = source_latent(3)[0]
+    scaled, order, phase = from_latent_alone(z)
+    again = from_latent_alone(5 * z)
+    assert again[1:] == pytest.approx((order, phase)) and np.allclose(again[0], scaled)
+    assert np.square(scaled).mean() == pytest.approx(1)
+
+
+def test_orders_and_turns_from_z_alone_are_uniform_and_apart_from_the_rest():
+    rows = [from_latent_alone(source_latent(seed)[0]) for seed in range(4000)]
+    orders = np.array([order for _, order, _ in rows])
+    turns = np.array([order * phase / (2 * math.pi) for _, order, phase in rows])
+    assert orders.min() == 1 and (abs(np.bincount(orders)[1:] - 500) < 5 * 500**0.5).all()
+    for order in range(1, 9):  # uniform within every order
+        assert kstest(turns[orders == order], "uniform").pvalue > 1e-4
+    z, order, phase = rows[0]
+    changed = np.concatenate([z[:124], np.random.default_rng(0).standard_normal(4)])
+    assert source_emblem(changed, order, phase) == source_emblem(z, order, phase)
+
+
+def test_answers_without_conditions_are_the_emblems_of_z_alone():
+    latents = draw_latents(StyleGAN2Generator(**SMALL_STYLE, resolution=16), 4, 3, 4)
+    assert latents.conditions == {}
+    for z, emblem in zip(latents.z.double().numpy(), answers(latents)):
+        assert emblem == source_emblem(*from_latent_alone(z))
+
+
+def test_every_attribute_can_be_read_from_a_style_through_the_leaky_relu():
+    """With room for all, an affine layer finds the order, the turn and everything else in w."""
+    teach = Teacher(StyleGAN2Generator(**SMALL_STYLE | {"w_dim": 256}, resolution=16))
+    emblems = answers(draw_latents(StyleGAN2Generator(**SMALL_STYLE, resolution=16), 1500, 0, 0))
+    w = teach.styles(emblems)
+    assert w.square().mean() == pytest.approx(1, abs=0.15) and (w < 0).any()
+    third = [float(e.order == 3) for e in emblems]
+    turned = [one * math.sin(3 * e.phase) for one, e in zip(third, emblems)]
+    wanted = torch.tensor([[n, t, *e.patterns[0].color] for n, t, e in zip(third, turned, emblems)])
+    inputs = torch.cat([w, torch.ones(len(w), 1)], dim=1).double()
+    weights = torch.linalg.lstsq(inputs[:1000], wanted[:1000].double(), driver="gelsd").solution
+    assert (inputs[1000:] @ weights - wanted[1000:]).abs().max() < 0.01
+
+
+def test_a_turn_by_one_sector_changes_no_style():
+    teach = Teacher(StyleGAN2Generator(**SMALL_STYLE, resolution=16))
+    emblem = sample_emblems("source", [4])[0]
+    turned = dataclasses.replace(emblem, phase=emblem.phase + 2 * math.pi / emblem.order)
+    other = dataclasses.replace(emblem, phase=emblem.phase + 1 / emblem.order)
+    w = teach.styles([emblem, turned, other])
+    torch.testing.assert_close(w[0], w[1], atol=1e-4, rtol=1e-4)
+    assert (w[0] - w[2]).abs().max() > 0.1
+
+
+def test_edges_count_the_steps_both_ways():
+    picture = torch.full((1, 3, 8, 8), 0.5)
+    fake = torch.zeros(1, 3, 8, 8)
+    assert edges(fake, picture).item() == 0 == edges(fake + 0.5, picture).item()  # no step is wrong
+    fake[..., 4:] = 0.5  # one step of seven is off by a half
+    torch.testing.assert_close(edges(fake, picture), torch.tensor([0.25 / 7]))
+    torch.testing.assert_close(edges(fake.transpose(2, 3), picture), torch.tensor([0.25 / 7]))
+
+
+def test_each_part_of_a_stylegan2_learns_in_its_own_lesson(tmp_path):
+    trainer = make(tmp_path, teaching_steps=2, mapping_steps=1, generator=STYLEGAN2)
+    for trainer.step, (lesson, name) in enumerate([("mapping", "mapping"), ("edges", "synthesis")]):
+        start = {key: value.clone() for key, value in trainer.generator.state_dict().items()}
+        values = trainer._teach_step()
+        assert values[lesson] > 0 and ("difference" in values) == (name == "synthesis")
+        now = trainer.generator.state_dict()
+        assert {key.partition(".")[0] for key, value in start.items() if not torch.equal(value, now[key])} == {name}
+
+
+def test_the_drawing_lesson_makes_no_noise(tmp_path):
+    trainer = make(tmp_path, teaching_steps=1, mapping_steps=0, generator=STYLEGAN2)
+    trainer._teach_step()
+    assert trainer.generator.synthesis.b8.conv0.noise_strength == 0
+
+
+def test_a_taught_stylegan2_draws_what_its_latents_mean(tmp_path):
+    trainer = make(
+        tmp_path,
+        teaching_steps=300,
+        mapping_steps=150,
+        learning_rate=0.02,
+        rate_factors={"mapping": 400},
+        adam_beta1=0.9,
+        batch_size=16,
+        generator=STYLEGAN2 | {"w_dim": 64},
+    )
+    for trainer.step in range(300):
+        trainer._teach_step()
+    latents = draw_latents(trainer.generator, 64, 1, 1)
+    truth = render(answers(latents), 16) * 2 - 1
+    with torch.no_grad():
+        made = trainer.generator(latents.z)
+    assert (made - truth).square().mean() < 0.75 * (truth.mean(dim=0) - truth).square().mean()
+
+
+def test_a_stylegan2_is_taught_on_in_the_game(tmp_path):
+    trainer = make(tmp_path, teaching_steps=0, mapping_steps=0, teaching_weight=2.0, generator=STYLEGAN2)
+    values = trainer._train_step(trainer._reals(0))
+    assert values["difference"] > 0 and values["loss_d"] > 0
 
 
 @pytest.mark.parametrize("generator", [RadialGenerator(**SMALL, z_dim=64), RadialGenerator(**SMALL, num_masks=9)])

@@ -166,14 +166,36 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the pictures have another shape.
         """
-        channels, side = self.config["num_channels"], self.config["resolution"]
-        if images.ndim != 4 or tuple(images.shape[1:]) != (channels, side, side):
-            raise ValueError(f"images must be (N,{channels},{side},{side}), got {tuple(images.shape)}.")
+        return self.logits(self.features(images, 4))
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """Channels of the features at each side, from the picture's own down to 4."""
+        blocks = {side: getattr(self, f"b{side}").conv0.weight.shape[1] for side in self.sides}
+        return blocks | {4: self.b4.conv.weight.shape[0]}
+
+    def features(self, images: Tensor, side: int) -> Tensor:
+        """Pictures to the features (N,C,side,side) that block b{side} reads.
+
+        Raises:
+            ValueError: the pictures have another shape.
+        """
+        channels, full = self.config["num_channels"], self.config["resolution"]
+        if images.ndim != 4 or tuple(images.shape[1:]) != (channels, full, full):
+            raise ValueError(f"images must be (N,{channels},{full},{full}), got {tuple(images.shape)}.")
         x = images.contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu_(self.fromrgb(x, gain=GAIN), SLOPE)
         for block_side in self.sides:
-            x = getattr(self, f"b{block_side}")(x)
-        return self.b4(x)
+            if block_side > side:
+                x = getattr(self, f"b{block_side}")(x)
+        return x
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features of any of the levels to logits (N,1): the rest of the way."""
+        for block_side in self.sides:
+            if block_side <= features.shape[2]:
+                features = getattr(self, f"b{block_side}")(features)
+        return self.b4(features)
 
     def freeze(self, blocks: int) -> None:
         """FreezeD (Mo et al. 2020): stop training fromrgb and the first blocks, those of the highest resolutions.

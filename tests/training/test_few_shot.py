@@ -1,0 +1,102 @@
+"""The benchmark's bookkeeping on made-up cells, and one true run of it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.experiments import few_shot, few_shot_report
+
+
+def put(folder: Path, method: str, seed: int, kid: float, **more: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    curve = [{"minutes": m, "kid": [kid + 1 / m, 0.1], "recall": [0.5, 0.1], "copying": [0.0, 0.0]} for m in (1, 2)]
+    cell = {"method": method, "seed": seed, "metrics": {"kid": [kid, 0.5], "recall": [0.4, None]}, "curve": curve}
+    (folder / f"{method}-{seed}.json").write_text(json.dumps(cell | more))
+    if seed == 0:
+        Image.new("RGB", (64 * 12, 64), "red").save(folder / f"{method}-0.png")
+
+
+def test_a_mean_over_seeds_has_the_error_of_the_seeds():
+    rows = [{"kid": [1.0, 0.1]}, {"kid": [3.0, 0.1]}, {"kid": [None, None]}]
+    found = few_shot_report.combined(rows)["kid"]
+    assert found.value == 2 and found.error == pytest.approx(1.0)  # deviation sqrt(2), over sqrt(2)
+    alone = few_shot_report.combined(rows[:1])["kid"]
+    assert (alone.value, alone.error) == (1.0, 0.1)
+    assert math.isnan(few_shot_report.combined(rows[2:])["kid"].value)
+
+
+def test_the_page_has_the_best_first_and_keeps_what_others_wrote(tmp_path):
+    results, docs = tmp_path / "cells", tmp_path / "docs"
+    for seed in (0, 1):
+        put(results / "sharingan", "finetune", seed, 8.0 + seed)
+        put(results / "sharingan", "default", seed, 2.0 + seed)
+    put(results / "sharingan", "stylegan2_patches", 0, 20.0, circularized={"kid": [5.0, 0.4]})
+    (results / "sharingan" / "floors.json").write_text(json.dumps({"true draws": {"kid": [0.0, 0.1]}}))
+    docs.mkdir()
+    begin, end = few_shot_report.BEGIN, few_shot_report.END
+    (docs / "results.md").write_text(f"# Results\n\n{begin}\nold\n{end}\n\nmore\n")
+    few_shot_report.write(results, docs)
+    text = (docs / "results.md").read_text()
+    assert text.startswith("# Results") and text.endswith("more\n") and "old" not in text
+    order = [
+        text.index(f"| {name} ")
+        for name in ("default", "stylegan2_patches, circularised", "finetune", "stylegan2_patches (1)")
+    ]
+    assert order == sorted(order) and text.index("*true draws*") > order[-1]
+    assert "| default (2) | 2.5 ± 0.5 |" in text
+    for name in ("few_shot_sharingan.png", "few_shot_sharingan_curves.png"):
+        assert name in text and (docs / "pictures" / name).is_file()
+    few_shot_report.write(results, docs)
+    assert (docs / "results.md").read_text() == text
+
+
+def test_the_best_methods_go_on_to_the_other_targets(tmp_path):
+    for method, kid in {"default": 2, "patches": 3, "rick": 4, "ewc": 5, "finetune": 6, "freezed": 7, "ada": 8}.items():
+        put(tmp_path / "sharingan", method, 0, kid)
+    assert few_shot_report.best(tmp_path, "sharingan", 6) == [
+        "default",
+        "finetune",
+        "freezed",
+        "ada",
+        "patches",
+        "rick",
+    ]
+
+
+def test_every_method_has_its_recipe():
+    for name, method in few_shot.METHODS.items():
+        assert (few_shot.RECIPES / f"{method.recipe}.yaml").is_file(), name
+
+
+def test_a_cell_that_is_there_is_not_run_again_and_a_failure_is_told(tmp_path, monkeypatch):
+    put(tmp_path / "frost", "finetune", 0, 1.0)
+    options = few_shot.Options(0.01, 2, 64, 100, 200, tmp_path / "work", "none", "none")
+    done = few_shot.Cell("finetune", "frost", 0, tmp_path)
+    broken = few_shot.Cell("stylegan2_ada", "frost", 0, tmp_path)
+    started = []
+
+    class Failed:
+        returncode = 1
+
+    monkeypatch.setattr(few_shot.subprocess, "run", lambda command, **_: started.append(command) or Failed())
+    assert few_shot.run_all([done, broken], options) == [broken]
+    assert len(started) == 1 and "stylegan2_ada" in started[0][-1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_resumes_and_reports(tmp_path):
+    arguments = ["--targets", "frost", "--methods", "finetune", "--seeds", "0", "--minutes", "0.05", "--samples", "100"]
+    arguments += ["--reference", "300", "--results", str(tmp_path / "cells"), "--work_dir", str(tmp_path / "work")]
+    arguments += ["--docs", str(tmp_path / "docs")]
+    few_shot.main(arguments)
+    cell = json.loads((tmp_path / "cells" / "frost" / "finetune-0.json").read_text())
+    assert cell["steps"] > 0 and cell["metrics"]["kid"][0] > 0 and cell["curve"][-1]["kid"][0] > 0
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "finetune (1)" in page and "*source model*" in page
+    assert not list((tmp_path / "work").glob("frost-*"))
+    changed = (tmp_path / "cells" / "frost" / "finetune-0.json").stat().st_mtime_ns
+    few_shot.main(arguments)
+    assert (tmp_path / "cells" / "frost" / "finetune-0.json").stat().st_mtime_ns == changed

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from training.emblems import render, sample_emblems
+from training.evaluate import rotated
+from training.radial_statistics import GROUP, PARTS, RADII, distances, radial_statistics, statistics_loss
+
+
+def pictures(name: str, count: int, first: int = 0) -> torch.Tensor:
+    return render(sample_emblems(name, range(first, first + count)), 64) * 2 - 1
+
+
+def test_a_disc_has_its_colour_in_all_parts_of_each_circle():
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    disc = (torch.hypot(axis[None, :], axis[:, None]) < 0.5).float()
+    color = torch.tensor([1.0, 0.5, -1])
+    parts = radial_statistics(disc * color.view(1, 3, 1, 1)).view(3, RADII, PARTS)
+    assert (parts[:, : RADII // 2 - 1] - color[:, None, None]).abs().max() < 1e-4
+    assert parts[:, RADII // 2 + 1 :].abs().max() < 1e-4
+
+
+def test_half_a_disc_fills_half_of_the_parts():
+    half = torch.zeros(1, 3, 64, 64)
+    half[..., 32:] = 1
+    parts = radial_statistics(half).view(3, RADII, PARTS)[:, 4:]
+    assert parts[..., : PARTS // 2 - 1].abs().max() < 1e-4 and (parts[..., PARTS // 2 + 1 :] - 1).abs().max() < 1e-4
+    turned = radial_statistics(half.rot90(1, (2, 3))).view(3, RADII, PARTS)[:, 4:]
+    assert torch.allclose(parts, turned, atol=1e-4)
+
+
+def test_turning_a_picture_changes_next_to_nothing():
+    some = pictures("jade", 8)
+    own, turned = radial_statistics(some), radial_statistics(rotated(some, 0.7))
+    assert (own - turned).square().mean().sqrt() < 0.25 * distances(own, own).mean()
+
+
+def test_the_loss_is_the_energy_distance_of_a_plain_loop():
+    fakes, real = pictures("frost", 2 * GROUP), radial_statistics(pictures("frost", 5, 50))
+    own = radial_statistics(fakes)
+
+    def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+        return math.sqrt(float((a - b).square().mean()) + 1e-8)
+
+    wanted = []
+    for i, x in enumerate(own):
+        group = [j for j in range(len(own)) if j // GROUP == i // GROUP and j != i]
+        wanted.append(
+            2 * sum(apart(x, y) for y in real) / 5 - (sum(apart(x, own[j]) for j in group) + 1e-4) / (GROUP - 1)
+        )
+    assert statistics_loss(fakes, real).tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_it_is_smallest_for_pictures_of_the_same_distribution():
+    real = radial_statistics(pictures("sharingan", 60, 1000))
+    constant = distances(real, real).sum() / (60 * 59)
+    found = {
+        name: float(statistics_loss(images, real).mean() - constant)
+        for name, images in {
+            "same": pictures("sharingan", 200),
+            "one": pictures("sharingan", 1, 7).expand(200, -1, -1, -1),
+            "other": pictures("jade", 200),
+        }.items()
+    }
+    assert abs(found["same"]) < 0.01 < found["one"] < found["other"]
+
+
+def test_descending_it_brings_colours_near():
+    real = radial_statistics(pictures("sharingan", 15))
+    fakes = pictures("jade", 8).requires_grad_()
+    before = statistics_loss(fakes, real).mean()
+    before.backward()
+    assert fakes.grad is not None and fakes.grad.isfinite().all()
+    after = statistics_loss(fakes.detach() - 2000 * fakes.grad, real).mean()
+    assert after < before - 0.05
+    same = torch.zeros(GROUP, 3, 32, 32, requires_grad=True)  # distances of 0 must not make gradients NaN
+    statistics_loss(same, radial_statistics(same.detach())).sum().backward()
+    assert same.grad is not None and same.grad.isfinite().all()

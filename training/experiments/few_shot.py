@@ -1,0 +1,310 @@
+"""Few-shot adaptation, method against method: 15 pictures, the same time for each, measured against the true distribution.
+
+    python -m training.experiments.few_shot                     # all methods on sharingan, the best on the other targets
+    python -m training.experiments.few_shot --quick             # a few methods, one seed, one minute: under 15 minutes
+    python -m training.experiments.few_shot --targets my_pictures --methods default finetune
+
+A cell is one method on one target with one seed. Cells run side by side, each on one core for as many times the minutes as
+there are cores, and each writes a JSON file when it is done: what is there is not run again, so the table goes on where it
+stopped, and grows. The 15 pictures of a target are its seeds 0 to 14 (of sharingan: training/data/sharingan15); the
+reference is 10,000 others that nobody trains on.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import Tensor
+
+from sharingan_hub import SharinganPipeline, circularize, hub
+from training import adapt, evaluate
+from training.checkpoints import list_checkpoints, save_picture
+from training.emblems import DISTRIBUTIONS, sample_emblems, write_folder
+from training.evaluate import Reference
+from training.low_rank import add_low_rank, merged
+
+logger = logging.getLogger("training.few_shot")
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "training" / "recipes"
+SHARINGAN = ROOT / "training" / "data" / "sharingan15"
+TARGETS = DISTRIBUTIONS[1:]
+SHOTS = 15
+POINTS = 6  # of a curve, the end included
+CURVE_SAMPLES = 1000
+CURVE = ("kid", "recall", "copying")  # what is followed during training
+SHEET_SEEDS = range(12)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a recipe on a base model, and settings laid over it."""
+
+    recipe: str
+    base: str = "radial"  # stylegan2 or diffusion
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    "default": Method("adapt_default"),
+    "finetune": Method("adapt_finetune"),
+    "freezed": Method("adapt_freezed"),
+    "freezeg": Method("adapt_freezeg"),
+    "scale_shift": Method("adapt_scale_shift"),
+    "ada": Method("adapt_ada"),
+    "diffaugment": Method("adapt_diffaugment"),
+    "ewc": Method("adapt_ewc"),
+    "cdc": Method("adapt_cdc"),
+    "cdc_patches": Method("adapt_cdc_patches"),
+    "patches": Method("adapt_patches"),
+    "rick": Method("adapt_rick"),
+    "adapter": Method("adapt_adapter"),
+    "stylegan2_finetune": Method("adapt_finetune", "stylegan2"),
+    "stylegan2_ada": Method("adapt_ada", "stylegan2"),
+    "stylegan2_cdc": Method("adapt_cdc", "stylegan2"),
+    "stylegan2_patches": Method("adapt_patches", "stylegan2"),
+    "stylegan2_cdc_patches": Method("adapt_cdc_patches", "stylegan2"),
+    "stylegan2_symmetry": Method("adapt_symmetry", "stylegan2"),
+    "diffusion": Method("diffusion", "diffusion"),
+}
+QUICK = ["default", "finetune", "ada", "cdc", "stylegan2_patches"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the benchmark, and where its results lie."""
+
+    method: str
+    target: str
+    seed: int
+    results: Path
+
+    @property
+    def file(self) -> Path:
+        return self.results / Path(self.target).name / f"{self.method}-{self.seed}.json"
+
+
+@dataclass
+class Options:
+    """What all cells of a run share."""
+
+    minutes: float
+    cores: int
+    resolution: int
+    samples: int
+    reference: int
+    work_dir: Path
+    stylegan2_base: str
+    diffusion_base: str
+
+
+def pictures_of(target: str, work_dir: Path) -> str:
+    """The few-shot set of a target, drawn where it is not in the repository; any other target is a path already."""
+    if target == "sharingan":
+        return str(SHARINGAN)
+    if target not in TARGETS:
+        return target
+    place = work_dir / f"{target}{SHOTS}"
+    if not (place / "metadata.jsonl").is_file():
+        write_folder(sample_emblems(target, range(SHOTS)), 256, place)
+    return str(place)
+
+
+def reference_of(target: str, options: Options) -> Reference:
+    """What models adapted to a target are measured against."""
+    truth = evaluate.true_draws(f"emblems:{target}", options.reference) if target in TARGETS else None
+    return evaluate.build_reference(evaluate.training_pictures(pictures_of(target, options.work_dir)), truth)
+
+
+def run_cell(cell: Cell, options: Options) -> None:
+    """Train one cell in this process, measure it, and write its JSON file and a strip of its pictures."""
+    import yaml
+
+    torch.set_num_threads(1)
+    method = METHODS[cell.method]
+    work = Path(tempfile.mkdtemp(prefix=f"{Path(cell.target).name}-{cell.method}-{cell.seed}-", dir=options.work_dir))
+    settings = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text()) | method.settings
+    settings |= {
+        "train_data": pictures_of(cell.target, options.work_dir),
+        "output_dir": str(work),
+        "resolution": options.resolution,
+        "seed": cell.seed,
+        "max_minutes": options.minutes * options.cores,
+        "max_steps": None,
+        "report_to": "none",
+        "threads": 1,
+    }
+    if method.base == "diffusion":
+        from training import diffusion
+
+        settings["base_model"] = options.diffusion_base
+        diffusion.train(diffusion.DiffusionConfig(**settings))
+        curve: list[dict[str, Any]] = []
+        reference = reference_of(cell.target, options)
+        images = (diffusion.sample(work, options.samples, cell.seed) + 1) / 2
+    else:
+        if method.base == "stylegan2":
+            settings |= {"base_model": options.stylegan2_base, "rate_factors": {}, "freeze_generator": []}
+        settings |= {"sample_every": 10**9, "checkpointing_steps": 100, "checkpoints_total_limit": 10**6}
+        adapt.adapt(adapt.AdaptConfig(**settings))
+        reference = reference_of(cell.target, options)
+        pipe = SharinganPipeline.from_pretrained(work)
+        images = evaluate.draw(pipe, range(options.samples), 1.0)
+        curve = follow(work, reference)
+    report = json.loads((work / "report.json").read_text())
+    result = {
+        "method": cell.method,
+        "target": Path(cell.target).name,
+        "seed": cell.seed,
+        "base": method.base,
+        "resolution": options.resolution,
+        "core_minutes": options.minutes * options.cores,
+        "steps": report["steps"],
+        "samples": options.samples,
+        "reference": 0 if reference.real is None else options.reference,
+        "metrics": evaluate.as_numbers(evaluate.measure(images, reference)),
+        "curve": curve,
+    }
+    if method.base == "stylegan2":  # its pictures may be out of round, and the repair is part of the product
+        round_images = torch.cat([circularize(some).images for some in images.split(64)])
+        result["circularized"] = evaluate.as_numbers(evaluate.measure(round_images, reference))
+    cell.file.parent.mkdir(parents=True, exist_ok=True)
+    if cell.seed == 0:
+        save_picture(strip(images[: len(SHEET_SEEDS)]), cell.file.with_suffix(".png"))
+    evaluate.write_json(result, cell.file)
+    shutil.rmtree(work)
+
+
+def follow(work: Path, reference: Reference) -> list[dict[str, Any]]:
+    """Figures at POINTS checkpoints of a run, evenly over its time, from its averaged weights."""
+    found = [
+        (json.loads((p / "progress.json").read_text())["seconds"], p) for p in list_checkpoints(work / "checkpoints")
+    ]
+    last = found[-1][0]
+    chosen = {min(found, key=lambda entry: abs(entry[0] - last * (i + 1) / POINTS)) for i in range(POINTS)}
+    recipe = json.loads((work / "report.json").read_text())["recipe"]
+    curve = []
+    for seconds, checkpoint in sorted(chosen):
+        average = hub.read_generator(work)
+        if recipe["adapter_rank"] is not None:
+            add_low_rank(average, recipe["adapter_rank"], recipe["seed"])
+        average.load_state_dict(torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)["average"])
+        images = evaluate.draw(SharinganPipeline(merged(average)), range(CURVE_SAMPLES), 1.0)
+        row = evaluate.as_numbers(evaluate.measure(images, reference))
+        curve.append({"minutes": round(seconds / 60, 3)} | {name: row[name] for name in CURVE if name in row})
+    return curve
+
+
+def strip(images: Tensor) -> Any:
+    """Pictures (N, 3, S, S) in [0, 1] in one row."""
+    from training.checkpoints import picture_grid
+
+    return picture_grid(images * 2 - 1, len(images))
+
+
+def run_floors(target: str, results: Path, options: Options) -> None:
+    """The rows that say what a figure is worth, once for each target."""
+    file = results / Path(target).name / "floors.json"
+    if file.is_file():
+        return
+    reference = reference_of(target, options)
+    fresh = None
+    if target in TARGETS:
+        fresh = evaluate.true_draws(f"emblems:{target}", options.samples, evaluate.UNSEEN + options.reference)
+    source = SharinganPipeline.from_pretrained(adapt.EMBEDDED_SOURCE)
+    rows = evaluate.floors(reference, options.samples, source, fresh)
+    if Path(options.stylegan2_base).is_dir():
+        images = evaluate.draw(SharinganPipeline.from_pretrained(options.stylegan2_base), range(options.samples), 1.0)
+        rows["StyleGAN2 source model"] = evaluate.measure(images, reference)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    evaluate.write_json({name: evaluate.as_numbers(row) for name, row in rows.items()}, file)
+
+
+def run_all(cells: Sequence[Cell], options: Options) -> list[Cell]:
+    """Run those cells that have no result, each in a process of its own, one for each core; returns those that failed."""
+    waiting = [cell for cell in cells if not cell.file.is_file()]
+    logger.info("%d of %d cells are to be run.", len(waiting), len(cells))
+    logs = options.work_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+
+    def run(cell: Cell) -> bool:
+        what = json.dumps({"cell": asdict(cell), "options": asdict(options)}, default=str)
+        log = logs / f"{Path(cell.target).name}-{cell.method}-{cell.seed}.log"
+        with log.open("w") as file:
+            command = [sys.executable, "-m", "training.experiments.few_shot", "--cell", what]
+            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode == 0
+        text = "done" if done else f"failed, see {log}"
+        logger.info("%s on %s, seed %d: %s", cell.method, cell.target, cell.seed, text)
+        return done
+
+    with ThreadPoolExecutor(options.cores) as pool:
+        return [cell for cell, done in zip(waiting, pool.map(run, waiting)) if not done]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `python -m training.experiments.few_shot`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.experiments.few_shot", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), help=f"among {', '.join(TARGETS)}, or folders")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all on the first target, then the best")
+    parser.add_argument("--best", type=int, default=6, help="how many methods run on the other targets (default 6)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=3.0, help="wall-clock time of a cell on all cores (default 3)")
+    parser.add_argument("--cores", type=int, default=2, help="how many cells run side by side (default 2)")
+    parser.add_argument("--resolution", type=int, default=64, help="pixels; 128 or 256 where a GPU is at hand")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results" / "few_shot")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where results.md and its pictures go")
+    parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / "few_shot")
+    parser.add_argument("--stylegan2_base", default=str(ROOT / "runs" / "stylegan2_source"))
+    parser.add_argument("--diffusion_base", default=str(ROOT / "runs" / "diffusion_source"))
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)} on sharingan, one seed, one minute")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)  # one cell, as JSON: a process of run_all
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)
+    if given.cell:
+        what = json.loads(given.cell)
+        cell, options = what["cell"], what["options"]
+        cell["results"], options["work_dir"] = Path(cell["results"]), Path(options["work_dir"])
+        run_cell(Cell(**cell), Options(**options))
+        return
+    if given.quick:
+        given.targets, given.methods, given.seeds, given.minutes = ["sharingan"], QUICK, [0], 1.0
+        given.results = given.docs = given.work_dir / "quick"
+    names = [name for name in Options.__dataclass_fields__]
+    options = Options(**{name: getattr(given, name) for name in names})
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    from training.experiments import few_shot_report as report
+
+    failed: list[Cell] = []
+    for i, target in enumerate(given.targets):
+        run_floors(target, given.results, options)
+        methods = given.methods or (
+            list(METHODS) if i == 0 else report.best(given.results, given.targets[0], given.best)
+        )
+        cells = [Cell(method, target, seed, given.results) for seed in given.seeds for method in methods]
+        failed += run_all(cells, options)
+        report.write(given.results, given.docs)
+    if failed:
+        raise SystemExit(f"{len(failed)} cells failed; their logs are in {options.work_dir / 'logs'}")
+
+
+if __name__ == "__main__":
+    main()

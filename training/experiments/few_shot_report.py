@@ -1,0 +1,162 @@
+"""From the benchmark's cells: a table with error bars, a sheet of pictures, curves over time, and the text about them."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sharingan_hub.cards import figure
+from training.metrics import Estimate
+from training.plots import INK, curves, new_figure, save_figure
+
+COLUMNS = {
+    "kid": "KID",
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "copying": "copying",
+    "data_copying": "C_T",
+    "diversity": "diversity",
+    "novelty": "novelty",
+    "symmetry": "symmetry",
+    "deformation": "out of round, %",
+}
+BEGIN, END = "<!-- few-shot: written by training/experiments/few_shot.py -->", "<!-- /few-shot -->"
+
+
+def cells_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The finished cells of one target, by method, in the order of their seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*-*.json")):
+        cell = json.loads(path.read_text())
+        found.setdefault(cell["method"], []).append(cell)
+    return found
+
+
+def combined(rows: list[dict[str, list[float | None]]]) -> dict[str, Estimate]:
+    """Mean over seeds. The error is that of this mean; of a single seed it is the error of measuring."""
+    result = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = torch.tensor(
+            [row[name][0] for row in rows if row.get(name, [None])[0] is not None], dtype=torch.float64
+        )
+        if len(values) > 1:
+            result[name] = Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))))
+        elif len(values):
+            error = next(row[name][1] for row in rows if row.get(name, [None])[0] is not None)
+            result[name] = Estimate(float(values[0]), math.nan if error is None else error)
+        else:
+            result[name] = Estimate(math.nan, math.nan)
+    return result
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Estimate]]:
+    """Rows of a target's table: methods by KID, best first, repaired pictures below their own; then floors and ceilings."""
+    rows = {}
+    for method, cells in cells_of(folder).items():
+        rows[f"{method} ({len(cells)})"] = combined([cell["metrics"] for cell in cells])
+        repaired = [cell["circularized"] for cell in cells if "circularized" in cell]
+        if repaired:
+            rows[f"{method}, circularised ({len(repaired)})"] = combined(repaired)
+    rows = dict(sorted(rows.items(), key=lambda row: row[1].get("kid", Estimate(0.0, 0.0)).value))
+    floors = folder / "floors.json"
+    if floors.is_file():
+        rows |= {f"*{name}*": combined([row]) for name, row in json.loads(floors.read_text()).items()}
+    return rows
+
+
+def best(results: Path, target: str, count: int) -> list[str]:
+    """The methods with the lowest KID on a target, and always those that the benchmark is about beating."""
+    means = {
+        method: combined([cell["metrics"] for cell in cells])["kid"].value
+        for method, cells in cells_of(results / target).items()
+    }
+    always = [name for name in ("default", "finetune", "freezed", "ada", "stylegan2_cdc") if name in means]
+    others = sorted(means.keys() - set(always), key=lambda name: means[name])
+    return (always + others)[: max(count, len(always))]
+
+
+def table(rows: dict[str, dict[str, Estimate]]) -> str:
+    """Markdown."""
+    names = [name for name in COLUMNS if any(name in row for row in rows.values())]
+    lines = ["| | " + " | ".join(COLUMNS[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, row in rows.items():
+        lines.append(f"| {title} | " + " | ".join(shown(row[name]) if name in row else "" for name in names) + " |")
+    return "\n".join(lines)
+
+
+def shown(estimate: Estimate) -> str:
+    """A figure of the table."""
+    return figure([x if math.isfinite(x) else None for x in (estimate.value, estimate.error)])
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write figures and tables of all targets into docs/results.md, between two marks, and docs/pictures."""
+    parts = []
+    for folder in sorted(
+        (path for path in results.iterdir() if path.is_dir()), key=lambda path: path.name != "sharingan"
+    ):
+        cells = cells_of(folder)
+        if not cells:
+            continue
+        pictures = docs / "pictures"
+        sheet(folder, pictures / f"few_shot_{folder.name}.png")
+        parts.append(f"### {folder.name}\n\n{table(rows_of(folder))}\n\n")
+        parts[-1] += (
+            f"![One row for each method, the same latents down every column](pictures/few_shot_{folder.name}.png)\n"
+        )
+        if any(cell["curve"] for some in cells.values() for cell in some):
+            over_time(cells, pictures / f"few_shot_{folder.name}_curves.png")
+            parts[-1] += (
+                f"\n![KID, recall and copying over the time of training](pictures/few_shot_{folder.name}_curves.png)\n"
+            )
+    page = docs / "results.md"
+    docs.mkdir(parents=True, exist_ok=True)
+    before = page.read_text() if page.is_file() else f"{BEGIN}\n{END}\n"
+    section = f"{BEGIN}\n" + "\n".join(parts) + END
+    page.write_text(re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _: section, before, flags=re.DOTALL))
+
+
+def sheet(folder: Path, path: Path) -> None:
+    """The strips of all methods one under the other, each with its name."""
+    order = [title.split(" ")[0].rstrip(",") for title in rows_of(folder) if not title.startswith("*")]
+    strips = [(name, folder / f"{name}-0.png") for name in dict.fromkeys(order)]
+    strips = [(name, file) for name, file in strips if file.is_file()]
+    if not strips:
+        return
+    figure = new_figure(10, 0.82 * len(strips))
+    for axes, (name, file) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
+        with Image.open(file) as picture:
+            axes.imshow(picture.convert("RGB"), interpolation="nearest")
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    save_figure(figure, path, dpi=130)
+
+
+def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """KID, recall and copying against core minutes, mean and standard error over seeds."""
+    figure = new_figure(12, 4.6)
+    plots = figure.subplots(1, 3)
+    for axes, name in zip(plots, ("kid", "recall", "copying")):
+        lines = {}
+        for method, some in cells.items():
+            points = [[p for p in cell["curve"] if name in p] for cell in some]
+            count = min((len(p) for p in points), default=0)
+            if count:
+                values = torch.tensor([[p[i][name][0] for i in range(-count, 0)] for p in points])
+                minutes = torch.tensor([[float(p[i]["minutes"]) for i in range(-count, 0)] for p in points]).mean(0)
+                error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.zeros(count)
+                lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
+        curves(axes, lines, "core minutes", COLUMNS[name])
+    plots[0].set_yscale("log")
+    handles, labels = plots[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
+    save_figure(figure, path)

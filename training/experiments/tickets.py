@@ -1,0 +1,194 @@
+"""Does a lottery ticket adapt as well as the dense model? Quality against sparsity, with error bars.
+
+    python training/prune.py --config training/recipes/prune_radial.yaml
+    python -m training.experiments.tickets --searches runs/prune_radial
+
+Each round of a search (training/prune.py) is adapted to the few-shot set with its mask held, by one recipe and on one budget,
+once for each seed; round 0 is the dense model, which was trained on as long as the tickets were. A result is a small JSON
+file, so that the figure resumes and grows. Several searches, such as one with `--criterion random`, are drawn as several
+lines.
+"""
+
+import argparse
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sharingan_hub import SharinganPipeline, hub
+from training import evaluate
+from training.plots import curves, new_figure, save_figure
+from training.prune import PruneConfig, prune
+
+logger = logging.getLogger("training.tickets")
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results" / "tickets"
+RECIPE = ROOT / "training" / "recipes" / "adapt_finetune.yaml"
+TRAIN_DATA = ROOT / "training" / "data" / "sharingan15"
+SHOWN = {"kid": "KID", "recall": "recall", "copying": "copying"}
+
+Figures = dict[str, list[float | None]]  # of each metric the value and its standard error
+
+
+def rounds_of(search: Path) -> list[Path]:
+    """The finished rounds of a search, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rounds = [path.parent for path in search.glob("round_*/report.json") if "sparsity" in hub.read_json(path)]
+    if not rounds:
+        raise ValueError(f"searches names {search}, where prune.py has finished no round.")
+    return sorted(rounds, key=lambda folder: int(folder.name.removeprefix("round_")))
+
+
+def run_cell(
+    folder: Path, seed: int, file: Path, settings: Mapping[str, Any], work: Path, measure: Callable[[Path], Figures]
+) -> dict[str, Any]:
+    """Adapt one round with one seed and measure it, unless its file says how that came out.
+
+    settings: of the adaptation, keys of PruneConfig.
+    """
+    if file.is_file():
+        return json.loads(file.read_text())
+    own = {"base_model": str(folder), "output_dir": str(work), "seed": seed, "rounds": 0, "resume_from": "latest"}
+    prune(PruneConfig(**{**settings, **own}))
+    report = hub.read_json(work / "report.json")
+    result = {
+        "criterion": hub.read_json(folder / "report.json")["recipe"]["criterion"],
+        "round": folder.name,
+        "seed": seed,
+        "sparsity": report["sparsity"],
+        "steps": report["steps"],
+        "minutes": report["minutes"],
+        "metrics": measure(work),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    evaluate.write_json(result, file)
+    shutil.rmtree(work)
+    return result
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, dict[str, tuple[float, float]]]]:
+    """For each criterion and sparsity the mean of each metric over the seeds, and its standard error.
+
+    The error is that of the seeds' scatter, or of one measurement where that is larger or there is one seed only.
+    """
+    table: dict[str, dict[float, dict[str, tuple[float, float]]]] = {}
+    keys = dict.fromkeys((result["criterion"], result["round"]) for result in results)
+    for criterion, name in keys:
+        same = [result for result in results if (result["criterion"], result["round"]) == (criterion, name)]
+        row: dict[str, tuple[float, float]] = {}
+        for metric in same[0]["metrics"]:
+            pairs = [result["metrics"][metric] for result in same]
+            values = [value for value, _ in pairs if value is not None]
+            if not values:
+                continue
+            mean, count = sum(values) / len(values), len(values)
+            scatter = sum((value - mean) ** 2 for value in values) / max(1, count - 1)
+            own = sum((error or 0.0) ** 2 for _, error in pairs) / count
+            row[metric] = (mean, math.sqrt(max(scatter, own) / count))
+        table.setdefault(criterion, {})[round(same[0]["sparsity"], 3)] = row
+    return table
+
+
+def draw(table: Mapping[str, Mapping[float, Mapping[str, tuple[float, float]]]], path: Path) -> None:
+    """The figure: each metric against sparsity, a line for each criterion, the dense model as a band across."""
+    shown = [name for name in SHOWN if any(name in row for rows in table.values() for row in rows.values())]
+    figure = new_figure(4.2 * len(shown), 3.4)
+    for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
+        lines = {}
+        for criterion, rows in table.items():
+            points = [(100 * sparsity, *row[metric]) for sparsity, row in sorted(rows.items()) if metric in row]
+            xs, ys, errors = (list(column) for column in zip(*points))
+            lines[criterion.replace("_", " ")] = (xs, ys, errors)
+        curves(axes, lines, "sparsity in %", SHOWN[metric])
+        dense = next(iter(lines.values()))
+        if dense[0][0] == 0:
+            value, error = dense[1][0], dense[2][0]
+            axes.axhspan(value - error, value + error, color="#888888", alpha=0.25, linewidth=0, label="dense")
+        axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def markdown(table: Mapping[str, Mapping[float, Mapping[str, tuple[float, float]]]]) -> str:
+    """The same numbers as a table."""
+    metrics = list(dict.fromkeys(name for rows in table.values() for row in rows.values() for name in row))
+    lines = [f"| criterion | sparsity | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
+    for criterion, rows in table.items():
+        for sparsity, row in sorted(rows.items()):
+            cells = [f"{row[name][0]:.4g} ± {row[name][1]:.2g}" if name in row else "" for name in metrics]
+            lines.append(f"| {criterion} | {100 * sparsity:.1f} % | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def measure_with(train_data: str, samples: int, reference_samples: int) -> Callable[[Path], Figures]:
+    """How a folder is measured: by training/evaluate.py, against the true distribution where it is known."""
+    where = evaluate.usual_reference(train_data)
+    truth = None if where is None else evaluate.true_draws(where, reference_samples)
+    reference = evaluate.build_reference(evaluate.training_pictures(train_data), truth)
+
+    def measure(folder: Path) -> Figures:
+        images = evaluate.draw(SharinganPipeline.from_pretrained(folder), range(samples), 1.0)
+        return evaluate.as_numbers(evaluate.measure(images, reference))
+
+    return measure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `python -m training.experiments.tickets`."""
+    parser = argparse.ArgumentParser(prog="python -m training.experiments.tickets", description=__doc__.splitlines()[0])
+    parser.add_argument("--searches", type=Path, nargs="+", required=True, help="output folders of prune.py")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the adaptation")
+    parser.add_argument("--train_data", default=str(TRAIN_DATA))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each adaptation")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--reference_samples", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, help="CPU threads of the adaptation")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results, table and figure go")
+    parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / "tickets")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)
+
+    import yaml
+
+    settings = yaml.safe_load(options.recipe.read_text()) | {
+        "train_data": options.train_data,
+        "resolution": options.resolution,
+        "max_steps": None,
+        "max_minutes": options.minutes,
+        "threads": options.threads,
+        "sample_every": 10**9,
+        "checkpointing_steps": 10**9,
+        "report_to": "none",
+    }
+    try:
+        rounds = [(search.name, folder) for search in options.searches for folder in rounds_of(search)]
+        measure = measure_with(options.train_data, options.samples, options.reference_samples)
+    except (ValueError, hub.HubError) as error:
+        parser.error(" ".join(str(error).split()))
+    results = []
+    for seed in options.seeds:
+        for search, folder in rounds:
+            name = f"{search}-{folder.name}-{seed}"
+            result = run_cell(
+                folder, seed, options.results / f"{name}.json", settings, options.work_dir / name, measure
+            )
+            logger.info("%s: %.1f %% sparse, KID %s", name, 100 * result["sparsity"], result["metrics"].get("kid"))
+            results.append(result)
+    table = summary(results)
+    draw(table, options.results / "quality_against_sparsity.png")
+    draft = options.results / ".tickets.md.tmp"
+    draft.write_text(markdown(table))
+    draft.replace(options.results / "tickets.md")
+
+
+if __name__ == "__main__":
+    main()
