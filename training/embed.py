@@ -2,7 +2,8 @@
 
     python -m training.embed --default runs/adapt_default --source runs/train_radial runs/train_radial_adversarial
 
-Writes weights, cards (model_cards/, filled in from the runs' report.json) and samples; nothing else of a run is taken.
+Writes weights, cards (model_cards/, filled in from the runs' report.json, to which training/evaluate.py adds measurements)
+and samples; and the adapted model once more as an adapter of its base, into model_cards/adapter-sharingan15.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from string import Template
 from typing import Any
 
 from sharingan_hub import SharinganPipeline, hub
+from sharingan_hub.adapters import make_adapter
+from sharingan_hub.cards import metrics_table
 from sharingan_hub.media import image_grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +42,7 @@ def card_values(folder: Path) -> dict[str, Any]:
         "augmentations": ", ".join(recipe["augmentations"]),
         "frozen": recipe.get("freeze_discriminator", 0),
         "kept": ", ".join(recipe.get("freeze_generator", [])) or "none",
+        "measurements": metrics_table(report["evaluation"]) if "evaluation" in report else "Not measured.",
     }
 
 
@@ -56,6 +60,25 @@ def embed(folder: Path, target: Path, card: str, values: dict[str, Any], truncat
         image.save(samples / f"seed{seed:07d}.png", optimize=True)
     pictures = pipe(seeds=GRID_SEEDS, output_size=GRID_SIZE, truncation_psi=truncation_psi)
     image_grid(pictures.images, columns=8, gap=8, background="white").save(samples / "grid.png", optimize=True)
+    page = folder / "samples" / "evaluation.png"
+    if page.is_file():
+        shutil.copy(page, samples / page.name)
+
+
+def embed_adapter(base: Path, model: Path, target: Path, values: dict[str, Any]) -> None:
+    """Write what a model changed of its base as an adapter with its card, in place of what is at `target`."""
+    adapted = SharinganPipeline.from_pretrained(model).generator_model
+    shutil.rmtree(target, ignore_errors=True)
+    report = make_adapter(
+        SharinganPipeline.from_pretrained(base).generator_model,
+        adapted,
+        target,
+        base_model="sharingan_hub/embedded/source",
+    )
+    values = values | {"kilobytes": round(report.size / 1000), "error": f"{report.error:.1e}"}
+    (target / "README.md").write_text(Template(target.with_suffix(".md").read_text()).substitute(values))
+    (target / "samples").mkdir()
+    shutil.copy(model / "samples" / "grid.png", target / "samples" / "grid.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         truncation_psi=0.7,
     )
     shutil.copy(embedded / "default" / "samples" / "grid.png", ROOT / "docs" / "pictures" / "grid.png")
+    embed_adapter(embedded / "source", embedded / "default", cards / "adapter-sharingan15", default)
     size = sum(path.stat().st_size for path in embedded.rglob("*") if path.is_file())
     print(f"{embedded} holds both models, {size / 1e6:.1f} MB together")
 

@@ -127,12 +127,12 @@ class Game:
                 f"{self.accelerator.num_processes} x {config.gradient_accumulation_steps} x {group}, "
                 f"got {config.batch_size}."
             )
-        if config.correspondence_weight > 0 and config.batch_size % (parts * GROUP):
-            raise ValueError(
-                f"batch_size must be a multiple of processes x gradient_accumulation_steps x {GROUP} = "
-                f"{parts * GROUP} with correspondence_weight, which compares fakes in groups of {GROUP}; "
-                f"got {config.batch_size}."
-            )
+        for name in ("correspondence_weight", "statistics_weight"):
+            if getattr(config, name) > 0 and config.batch_size % (parts * GROUP):
+                raise ValueError(
+                    f"batch_size must be a multiple of processes x gradient_accumulation_steps x {GROUP} = "
+                    f"{parts * GROUP} with {name}, which compares fakes in groups of {GROUP}; got {config.batch_size}."
+                )
         share = config.batch_size // self.accelerator.num_processes
         first = share * self.accelerator.process_index
         self.share = slice(first, first + share)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sharingan_hub.postprocess.polar import to_polar
+from training.correspondence import GROUP
 
 RADII, ANGLES, PARTS = 24, 48, 8
-GROUP = 4  # fakes are compared within groups, so that splitting a batch changes nothing
 
 
 def radial_statistics(images: Tensor) -> Tensor:
@@ -37,6 +37,8 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def statistics_loss(fakes: Tensor, real: Tensor) -> Tensor:
     """Each fake's share (N,) of the energy distance to `real`, less the term that is the real pictures' own.
+
+    Fakes are compared with one another in groups, so that how a batch is split changes nothing.
 
     fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP. real: radial_statistics (M,F) of the training pictures.
     """

@@ -108,7 +108,7 @@ class Trainer(Game):
                 self.seconds = time.monotonic() - begun
                 self._check(values)
                 self._adapt(values.get("sign_real", 0.0))
-                self.clock = values.pop("clock")
+                self.clock = values.pop("clock", self.seconds)
                 if values.pop("stop") > 0:
                     self.stopping = True
                 for name, value in values.items():

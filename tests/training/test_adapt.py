@@ -22,6 +22,7 @@ from training.adapt import AdaptConfig, freeze_parts
 from training.checkpoints import list_checkpoints
 from training.correspondence import correspondence_loss, draw_layers, recorded, style_layers
 from training.discriminators import StyleGAN2Discriminator
+from training.radial_statistics import radial_statistics, statistics_loss
 from training.sampling import draw_latents, generate, seeded
 from training.symmetry import asymmetry
 from training.trainer import Trainer
@@ -41,6 +42,7 @@ METHODS = {
     "adam": {"fisher_freeze": 0.75, "fisher_zero": 0.1},
     "rick": {"fisher_freeze": 0.5, "fisher_zero": 0.2, "fisher_interval": 3, "adam_beta1": 0.5},
     "symmetry": {"symmetry_weight": 5.0},
+    "statistics": {"statistics_weight": 10.0},
 }
 EVERYTHING = CDC | {
     "patch_share": 0.5,
@@ -49,6 +51,7 @@ EVERYTHING = CDC | {
     "fisher_zero": 0.1,
     "fisher_interval": 2,
     "symmetry_weight": 1.0,
+    "statistics_weight": 10.0,
     "style_mixing": 0.5,
 }
 
@@ -382,6 +385,51 @@ def test_a_loss_falls_where_it_has_weight(make, method, statistic, family):
     assert heavy < 0.7 * light
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_radial_statistics_come_near_where_they_have_weight(make, family):
+    ends = {}
+    for weight in (0.0, 100.0):
+        ours = make(family, statistics_weight=weight, r1_gamma=0.0, learning_rate=0.01)
+        values = take(ours, 12)
+        assert ("statistics" in values[0]) == (weight > 0)
+        real = radial_statistics(ours.dataset.batch(range(5))[0])
+        fakes = generate(ours.generator, draw_latents(ours.generator, 64, 7, 0), 16)
+        ends[weight] = float(statistics_loss(fakes.detach(), real).mean())
+    assert ends[100.0] < ends[0.0] - 0.02
+
+
+def test_a_run_of_low_rank_resumes_and_is_written_as_an_adapter_of_its_base(folder, tmp_path):
+    torch.manual_seed(0)
+    wide = RadialGenerator(z_dim=8, w_dim=96, channels=(64,), base_radius=4, base_angle=8, mapping_layers=2)
+    SharinganPipeline(generator_model=wide).save_pretrained(tmp_path / "base")
+    networks("radial")[1].save_pretrained(tmp_path / "base" / "discriminator")
+    common = settings(tmp_path, "base", tmp_path, adapter_rank=2, learning_rate=0.02, ema_decay=0.0)
+    common |= {"train_data": str(folder / "pictures")}
+    whole = adapt.adapt(AdaptConfig(**common | {"output_dir": str(tmp_path / "whole")}))
+    for steps in (2, 4):
+        changes = {"output_dir": str(tmp_path / "parts"), "max_steps": steps, "resume_from": "latest"}
+        parts = adapt.adapt(AdaptConfig(**common | changes))
+    trained = load_file(whole / "generator_model" / "diffusion_pytorch_model.safetensors")
+    assert_same(trained, load_file(parts / "generator_model" / "diffusion_pytorch_model.safetensors"))
+    pipe = SharinganPipeline.from_pretrained(tmp_path / "base")
+    before = pipe.generator_model.state_dict()["fc.0.weight"].clone()
+    change = trained["fc.0.weight"] - before
+    assert change.abs().max() > 0.01 and torch.linalg.matrix_rank(change, rtol=1e-4) == 2
+    pipe.load_adapter(whole / "adapter")
+    for name, value in pipe.generator_model.state_dict().items():
+        assert torch.allclose(value, trained[name], atol=2e-3), name
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_change_too_large_to_share_is_not_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt, "ADAPTER_LIMIT", 1000)
+    result = adapt.adapt(AdaptConfig(**settings(folder, "stylegan2", tmp_path / "whole")))
+    assert (result / "model_index.json").is_file() and not (result / "adapter").exists()
+
+
 def test_ewc_holds_by_the_information_of_the_base_model(make):
     """Estimated anew here, from one group of fakes after the other."""
     ours = make("radial", ewc_weight=1.0, fisher_samples=6)
@@ -566,6 +614,7 @@ def test_a_radial_base_goes_on_at_any_resolution(folder, tmp_path):
         ({"symmetry_weight": math.nan}, "symmetry_weight must not be negative"),
         ({"fisher_freeze": 0.1, "fisher_zero": 0.2}, "fisher_zero must not be above fisher_freeze"),
         ({"fisher_interval": 5}, "fisher_interval needs fisher_freeze"),
+        ({"statistics_weight": -1}, "statistics_weight must not be negative"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told(changes, told):

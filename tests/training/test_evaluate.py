@@ -27,12 +27,12 @@ def model(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def reference() -> evaluate.Reference:
-    draws = evaluate.true_draws("emblems:sharingan", 600)
+    draws = evaluate.true_draws("emblems:sharingan", 2000)
     return evaluate.build_reference(evaluate.training_pictures(str(FEW_SHOT)), draws)
 
 
 def test_floors_and_ceilings_are_what_they_must_be(reference):
-    fresh = evaluate.true_draws("emblems:sharingan", 300, evaluate.UNSEEN + 600)
+    fresh = evaluate.true_draws("emblems:sharingan", 300, evaluate.UNSEEN + 2000)
     rows = evaluate.floors(reference, 300, None, fresh)
     copies, true = rows["training pictures"], rows["true draws"]
     assert copies["copying"].value == 1 and copies["novelty"].value < 0.05 and copies["data_copying"].value < -3

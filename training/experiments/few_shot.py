@@ -158,7 +158,7 @@ def run_cell(cell: Cell, options: Options) -> None:
         images = (diffusion.sample(work, options.samples, cell.seed) + 1) / 2
     else:
         if method.base == "stylegan2":
-            settings |= {"base_model": options.stylegan2_base, "rate_factors": {}, "freeze_generator": []}
+            settings["base_model"] = options.stylegan2_base
         settings |= {"sample_every": 10**9, "checkpointing_steps": 100, "checkpoints_total_limit": 10**6}
         adapt.adapt(adapt.AdaptConfig(**settings))
         reference = reference_of(cell.target, options)
