@@ -33,8 +33,8 @@ class TrainConfig:
         r1_gamma: weight of R1.
         r1_interval: steps from one R1 to the next; its weight grows by as much.
         r1_batch_fraction: part of the batch that R1 looks at.
-        teaching_steps: steps at the start in which a RadialGenerator is shown what each of its latents should become, among
-            emblems of the source distribution, whatever train_data is; the discriminator waits.
+        teaching_steps: steps at the start in which a RadialGenerator or StyleGAN2Generator is shown what each of its latents
+            should become, among emblems of the source distribution, whatever train_data is; the discriminator waits.
         mapping_steps: how many of them, the first ones, are for the mapping network alone, the rest for the synthesis network;
             they are fast, and over their second half the learning rate falls to zero.
         teaching_weight: weight of the squared difference to those answers after that.
@@ -162,6 +162,8 @@ class TrainConfig:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}.")
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("max_steps or max_minutes must be given, or the run would not end.")
+        if self.style_mixing and self.teaching_weight:
+            raise ValueError("style_mixing must be 0 with teaching_weight: of a mixed style no answer is known.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("hub_model_id must be given with push_to_hub.")
         augment.check_transforms(self.augmentations)

@@ -22,7 +22,6 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from accelerate import Accelerator
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -30,7 +29,7 @@ from torch import Tensor
 from sharingan_hub import hub
 from training.checkpoints import picture_grid, replaced_folder, save_picture
 from training.data import load_pictures
-from training.game import PictureData, quicken_cpu
+from training.game import PictureData, open_accelerator, quicken_cpu
 from training.sampling import seeded
 from training.train import parse, run
 from training.trainer import SAMPLE_COLUMNS, Trainer, TrainingError
@@ -219,20 +218,8 @@ class DiffusionTrainer(Trainer):
     def __init__(self, config: Any, dataset: PictureData, unet: Any) -> None:
         self.config, self.dataset = config, dataset
         self.output = Path(config.output_dir)
-        precision = config.mixed_precision
-        if precision == "auto":
-            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=precision,
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_dir=str(self.output / "logs"),
-        )
+        self.accelerator = open_accelerator(config)
         self.device = self.accelerator.device
-        if self.device.type == "cpu":
-            quicken_cpu()
-        if config.threads:
-            torch.set_num_threads(config.threads)
         processes = self.accelerator.num_processes
         if config.batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}.")

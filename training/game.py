@@ -91,6 +91,24 @@ def quicken_cpu() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: freed memory stays
 
 
+def open_accelerator(config: Any) -> Accelerator:
+    """Accelerate as a run's settings ask for it, and the settings of the process that go with it."""
+    precision = config.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find one another
+        mixed_precision=precision,
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_dir=str(Path(config.output_dir) / "logs"),
+    )
+    if accelerator.device.type == "cpu":
+        quicken_cpu()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return accelerator
+
+
 class Game:
     """A generator, a discriminator and their optimisers, with one step of training; both networks are changed in place.
 
@@ -103,21 +121,9 @@ class Game:
 
     def __init__(self, config: TrainConfig, dataset: PictureData, generator: Any, discriminator: Any) -> None:
         self.config, self.dataset = config, dataset
-        precision = config.mixed_precision
-        if precision == "auto":
-            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
         self.output = Path(config.output_dir)
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find one another
-            mixed_precision=precision,
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_dir=str(self.output / "logs"),
-        )
+        self.accelerator = open_accelerator(config)
         self.device = self.accelerator.device
-        if self.device.type == "cpu":
-            quicken_cpu()
-        if config.threads:
-            torch.set_num_threads(config.threads)
 
         parts = self.accelerator.num_processes * config.gradient_accumulation_steps
         self.group = group = discriminator.config.get("mbstd_group_size", 1)
