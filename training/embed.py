@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     shutil.copy(embedded / "default" / "samples" / "grid.png", ROOT / "docs" / "pictures" / "grid.png")
     embed_adapter(embedded / "source", embedded / "default", cards / "adapter-sharingan15", default)
-    size = sum(path.stat().st_size for path in embedded.rglob("*") if path.is_file())
+    size = sum(
+        path.stat().st_size for name in ("default", "source") for path in (embedded / name).rglob("*") if path.is_file()
+    )
     print(f"{embedded} holds both models, {size / 1e6:.1f} MB together")
 
 

@@ -61,6 +61,7 @@ class Method:
 
 METHODS = {
     "default": Method("adapt_default"),
+    "statistics": Method("adapt_statistics"),
     "finetune": Method("adapt_finetune"),
     "freezed": Method("adapt_freezed"),
     "freezeg": Method("adapt_freezeg"),
@@ -81,7 +82,7 @@ METHODS = {
     "stylegan2_symmetry": Method("adapt_symmetry", "stylegan2"),
     "diffusion": Method("diffusion", "diffusion"),
 }
-QUICK = ["default", "finetune", "ada", "cdc", "stylegan2_patches"]
+QUICK = ["default", "statistics", "finetune", "ada", "cdc", "stylegan2_patches"]
 
 
 @dataclass(frozen=True)
