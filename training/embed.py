@@ -3,7 +3,8 @@
     python -m training.embed --default runs/adapt_default --source runs/train_radial runs/train_radial_adversarial
 
 Writes weights, cards (model_cards/, filled in from the runs' report.json, to which training/evaluate.py adds measurements)
-and samples; and the adapted model once more as an adapter of its base, into model_cards/adapter-sharingan15.
+and samples; and the adapted model once more as an adapter of its base, into model_cards/adapter-sharingan15. --stylegan2
+writes the StyleGAN2 source model to model_cards/stylegan2-source.
 """
 
 from __future__ import annotations
@@ -35,14 +36,23 @@ def card_values(folder: Path) -> dict[str, Any]:
         "images": f"{report['images']:,}",
         "minutes": round(report["minutes"]),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
-        "masks": model.config.num_masks,
-        "orders": model.config.max_order,
+        "masks": model.config.get("num_masks", 0),
+        "orders": model.config.get("max_order", 0),
         "resolution": recipe["resolution"],
         "batch_size": recipe["batch_size"],
         "augmentations": ", ".join(recipe["augmentations"]),
         "frozen": recipe.get("freeze_discriminator", 0),
         "kept": ", ".join(recipe.get("freeze_generator", [])) or "none",
         "measurements": metrics_table(report["evaluation"]) if "evaluation" in report else "Not measured.",
+    }
+
+
+def summed_values(folders: Sequence[Path]) -> dict[str, Any]:
+    """card_values of the last of several runs that went on from one another, pictures and minutes those of all."""
+    reports = [hub.read_json(folder / "report.json") for folder in folders]
+    return card_values(folders[-1]) | {
+        "images": f"{sum(report['images'] for report in reports):,}",
+        "minutes": round(sum(report["minutes"] for report in reports)),
     }
 
 
@@ -84,15 +94,22 @@ def embed_adapter(base: Path, model: Path, target: Path, values: dict[str, Any])
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m training.embed`."""
     parser = argparse.ArgumentParser(prog="python -m training.embed", description=__doc__.splitlines()[0])
-    parser.add_argument("--default", type=Path, required=True, help="the adapted run")
-    parser.add_argument("--source", type=Path, nargs="+", required=True, help="the source model's runs, first to last")
+    parser.add_argument("--default", type=Path, help="the adapted run")
+    parser.add_argument("--source", type=Path, nargs="+", help="the source model's runs, first to last; with --default")
+    parser.add_argument("--stylegan2", type=Path, nargs="+", help="the StyleGAN2 source model's runs, first to last")
     options = parser.parse_args(arguments)
+    if (options.default is None) != (options.source is None) or not (options.default or options.stylegan2):
+        parser.error("give --default and --source, or --stylegan2, or all three")
     cards, embedded = ROOT / "model_cards", ROOT / "sharingan_hub" / "embedded"
+    if options.stylegan2:
+        place = cards / "stylegan2-source"
+        card = place.with_suffix(".md").read_text()
+        embed(options.stylegan2[-1], place, card, summed_values(options.stylegan2), truncation_psi=1.0)
+        shutil.copytree(options.stylegan2[-1] / "discriminator", place / "discriminator")
+    if options.default is None:
+        return
 
-    source = card_values(options.source[-1])
-    reports = [hub.read_json(folder / "report.json") for folder in options.source]
-    source["images"] = f"{sum(report['images'] for report in reports):,}"
-    source["minutes"] = round(sum(report["minutes"] for report in reports))
+    source = summed_values(options.source)
     default = {f"source_{name}": value for name, value in source.items()} | card_values(options.default)
 
     card = (cards / "radial-source.md").read_text()

@@ -79,6 +79,7 @@ METHODS = {
     "stylegan2_cdc": Method("adapt_cdc", "stylegan2"),
     "stylegan2_patches": Method("adapt_patches", "stylegan2"),
     "stylegan2_cdc_patches": Method("adapt_cdc_patches", "stylegan2"),
+    "stylegan2_statistics": Method("adapt_statistics", "stylegan2"),
     "stylegan2_symmetry": Method("adapt_symmetry", "stylegan2"),
     "diffusion": Method("diffusion", "diffusion"),
 }
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results" / "few_shot")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where results.md and its pictures go")
     parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / "few_shot")
-    parser.add_argument("--stylegan2_base", default=str(ROOT / "runs" / "stylegan2_source"))
+    parser.add_argument("--stylegan2_base", default=str(ROOT / "model_cards" / "stylegan2-source"))
     parser.add_argument("--diffusion_base", default=str(ROOT / "runs" / "diffusion_source"))
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)} on sharingan, one seed, one minute")
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # one cell, as JSON: a process of run_all
