@@ -141,3 +141,20 @@ def test_the_samples_are_what_the_seeds_give(pipe):
     made = pipe(seeds=[int(path.stem.removeprefix("seed")) for path in paths], output_size=512).images
     for path, picture in zip(paths, made):
         assert np.abs(np.asarray(Image.open(path)).astype(int) - np.asarray(picture)).max() <= 2
+
+
+def test_the_ready_made_folders_open_and_belong_together():
+    cards = Path(__file__).parents[2] / "model_cards"
+    source = SharinganPipeline.from_pretrained(EMBEDDED_SOURCE)
+    source.load_adapter(cards / "adapter-sharingan15")
+    assert (cards / "adapter-sharingan15" / "adapter.safetensors").stat().st_size < 1e6
+    both: list = [
+        one(seeds=range(8), output_size=64, output_type="pt").images
+        for one in (source, SharinganPipeline.from_pretrained())
+    ]
+    assert (both[0] - both[1]).abs().max() < 2 / 255
+    stylegan2 = SharinganPipeline.from_pretrained(cards / "stylegan2-source")
+    assert type(stylegan2.generator_model).__name__ == "StyleGAN2Generator"
+    images = stylegan2(seeds=range(8), truncation_psi=1.0, output_type="pt").images
+    assert images.shape == (8, 3, 64, 64) and images.std(dim=0).mean() > 0.1  # eight different pictures
+    assert (cards / "stylegan2-source" / "discriminator" / "config.json").is_file()
