@@ -130,11 +130,11 @@ def sheet(folder: Path, path: Path) -> None:
     strips = [(name, file) for name, file in strips if file.is_file()]
     if not strips:
         return
-    figure = new_figure(10, 0.82 * len(strips))
+    figure = new_figure(9, 0.95 * len(strips))
     for axes, (name, file) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
         with Image.open(file) as picture:
             axes.imshow(picture.convert("RGB"), interpolation="nearest")
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        axes.set_title(name, loc="left", fontsize=8, color=INK, pad=2)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
