@@ -1,10 +1,12 @@
 """Files of a run, each written whole or not at all."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -31,6 +33,13 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """A JSON file, whole or not at all."""
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(draft, path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

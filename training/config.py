@@ -6,6 +6,14 @@ from typing import Any, Literal
 from training import augment
 
 
+def check_positive(config: Any, names: str) -> None:
+    """Raise ValueError where a setting that is given, of those named, is not above 0."""
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+
+
 @dataclass
 class TrainConfig:
     """One training run.
@@ -139,10 +147,7 @@ class TrainConfig:
             "discriminator_learning_rate sharpen r1_interval ada_kimg sample_every checkpointing_steps "
             "checkpoints_total_limit threads patch_level patch_share anchors fisher_interval fisher_samples"
         )
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
+        check_positive(self, positive)
         shares = ("cooldown", "patch_share", "fisher_freeze", "fisher_zero")
         for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction", *shares):
             if not 0 <= getattr(self, name) <= 1:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sharingan_hub import hub
 from training.checkpoints import picture_grid, replaced_folder, save_picture
+from training.config import check_positive
 from training.data import load_pictures
 from training.game import PictureData, open_accelerator, quicken_cpu
 from training.sampling import seeded
@@ -96,10 +97,7 @@ class DiffusionConfig:
             "resolution batch_size max_steps max_minutes learning_rate sample_every checkpointing_steps "
             "checkpoints_total_limit threads"
         )
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
+        check_positive(self, positive)
         if not 0 <= self.ema_decay <= 1:
             raise ValueError(f"ema_decay must be from 0 to 1, got {self.ema_decay}.")
         if not 0 <= self.seed < 2**63:

@@ -7,10 +7,8 @@ that say what a figure means: the training pictures again and again, the same wi
 training began from, and fresh draws of the true distribution.
 """
 
-import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +23,9 @@ from torch import Tensor, nn
 
 from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.cards import metrics_table
-from sharingan_hub.features import SIDE, feature_network, features_of
+from sharingan_hub.features import SIDE, feature_network, features_of, nearest
 from training import augment, metrics
+from training.checkpoints import write_json
 from training.data import load_pictures
 from training.metrics import Estimate
 from training.sampling import seeded
@@ -127,7 +126,12 @@ def measure(images: Tensor, reference: Reference) -> dict[str, Estimate]:
     median, the nearest training picture is, in units of how far true draws have it (or, where none are known, the other
     training pictures); symmetry; deformation in percent.
     """
-    fake, training, real = features_of(images, reference.network), reference.training, reference.real
+    return compare(features_of(images, reference.network), reference) | shapes(images)
+
+
+def compare(fake: Tensor, reference: Reference) -> dict[str, Estimate]:
+    """Those figures of `measure` that depend on the features (N, D) of the pictures alone."""
+    training, real = reference.training, reference.real
     found: dict[str, Estimate] = {}
     apart = torch.cdist(fake, training).amin(dim=1)
     if real is not None:
@@ -146,9 +150,12 @@ def measure(images: Tensor, reference: Reference) -> dict[str, Estimate]:
     median = float(apart.median() / usual)
     # The error of a median is about 1.25 times that of a mean.
     found["novelty"] = Estimate(median, float(1.2533 * (apart / usual).std() / math.sqrt(len(apart))))
-    found["symmetry"] = metrics.symmetry(images[:SHAPES])
-    found["deformation"] = metrics.deformation(images[:SHAPES])
     return found
+
+
+def shapes(images: Tensor) -> dict[str, Estimate]:
+    """Those that are measured on the pictures themselves, on the first SHAPES of them."""
+    return {"symmetry": metrics.symmetry(images[:SHAPES]), "deformation": metrics.deformation(images[:SHAPES])}
 
 
 def floors(
@@ -259,7 +266,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             fresh = true_draws(where, config.samples, UNSEEN + config.reference_samples)
     reference = build_reference(training_pictures(train_data), truth, choose_network(config.features))
     images = draw(pipe, range(config.seed, config.seed + config.samples), config.truncation_psi)
-    rows = {"this model": measure(images, reference)} | floors(reference, config.samples, source, fresh)
+    fake = features_of(images, reference.network)
+    rows = {"this model": compare(fake, reference) | shapes(images)} | floors(reference, config.samples, source, fresh)
     result: dict[str, Any] = {
         "features": config.features,
         "samples": config.samples,
@@ -275,10 +283,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     write_json(report | {"evaluation": result}, target / "report.json")
     from training.plots import evaluation_picture
 
-    owner = torch.cdist(features_of(images, reference.network), reference.training)
-    evaluation_picture(
-        result["rows"], images, owner, reference.training_pictures, target / "samples" / "evaluation.png"
-    )
+    close, which = nearest(fake, reference.training)
+    likest = close[:, 0].argsort()[:8]
+    owners = reference.training_pictures[which[likest, 0] % len(reference.training_pictures)]
+    evaluation_picture(result["rows"], images[:32], images[likest], owners, target / "samples" / "evaluation.png")
     logger.info("%s", metrics_table(result))
     return target
 
@@ -289,13 +297,6 @@ def as_numbers(row: dict[str, Estimate]) -> dict[str, list[float | None]]:
         name: [round(x, 6) if math.isfinite(x) else None for x in (estimate.value, estimate.error)]
         for name, estimate in row.items()
     }
-
-
-def write_json(values: dict[str, Any], path: Path) -> None:
-    """A JSON file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(draft, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

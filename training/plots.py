@@ -44,18 +44,13 @@ def show_pictures(axes: Any, images: Tensor, columns: int, title: str) -> None:
 
 
 def evaluation_picture(
-    rows: dict[str, dict[str, list[float | None]]], images: Tensor, distances: Tensor, training: Tensor, path: Path
+    rows: dict[str, dict[str, list[float | None]]], samples: Tensor, likest: Tensor, owners: Tensor, path: Path
 ) -> None:
-    """One page: samples; those most like a training picture, above that picture; and a table of all figures.
-
-    distances: (N, T) of the samples to the training pictures in all turns; column i is of picture i % len(training).
-    """
+    """One page: samples; those most like a training picture (eight), above that picture; and a table of all figures."""
     figure = new_figure(11, 9.5)
     top, middle, bottom = figure.subplots(3, 1, height_ratios=[4.1, 2, 2])
-    show_pictures(top, images[:32], 8, "Samples, as they come")
-    close, which = distances.min(dim=1)
-    nearest = close.argsort()[:8]
-    pairs = torch.cat([images[nearest], training[which[nearest] % len(training)]])
+    show_pictures(top, samples, 8, "Samples, as they come")
+    pairs = torch.cat([likest, owners])
     show_pictures(middle, pairs, 8, "The eight samples nearest to a training picture, and below each that picture")
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = [[shown(rows[title].get(name)) for title in rows] for name in names]

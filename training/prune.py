@@ -32,8 +32,7 @@ from torch.nn.utils import prune as masks
 
 from sharingan_hub import hub, ticket
 from training.adapt import AdaptConfig, freeze_parts
-from training.checkpoints import list_checkpoints, replaced_folder
-from training.evaluate import write_json
+from training.checkpoints import list_checkpoints, replaced_folder, write_json
 from training.sampling import seeded
 from training.train import check_publishing, parse, run, train
 

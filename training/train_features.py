@@ -7,7 +7,6 @@ network has to say how much. The attributes are those that the renderer drew fro
 """
 
 import argparse
-import json
 import math
 import os
 import random
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sharingan_hub.features import EMBEDDED, SIDE, FeatureNetwork
+from training.checkpoints import write_json
 from training.emblems import DISTRIBUTIONS, FAMILIES, Emblem, render, sample_emblems
 from training.sampling import seeded
 from training.teacher import CHOICES, attributes
@@ -189,7 +189,7 @@ def save(network: FeatureNetwork, report: dict[str, float], folder: Path) -> Non
     save_file(weights, draft)
     draft.chmod(0o644)  # safetensors lets nobody else read what it writes
     os.replace(draft, folder / "diffusion_pytorch_model.safetensors")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(report, folder / "report.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,7 +29,7 @@ from sharingan_hub import hub
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from sharingan_hub.ticket import remove_masks
 from training import augment
-from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture
+from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture, write_json
 from training.config import TrainConfig
 from training.game import Game, PictureData
 from training.low_rank import merged
@@ -320,9 +320,7 @@ class Trainer(Game):
                 discriminator.save_pretrained(temporary)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
         save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
-        draft = self.output / ".report.json.tmp"
-        draft.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(draft, self.output / "report.json")
+        write_json(report, self.output / "report.json")
 
     def _finish(self) -> None:
         """Write what is not yet written, the preview strip among it, and publish."""

@@ -641,4 +641,4 @@ def test_every_recipe_fits_a_base_of_either_family(folder, tmp_path, recipe):
         generator, discriminator = networks(family, 32)
         freeze_parts(generator, config.freeze_generator, config.train_only)
         discriminator.freeze(config.freeze_discriminator)
-        Trainer(config, train.load_data(config), generator, discriminator)
+        assert Trainer(config, train.load_data(config), generator, discriminator).g_weights

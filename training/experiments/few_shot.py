@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 
 from sharingan_hub import SharinganPipeline, circularize, hub
+from sharingan_hub.features import features_of
 from training import adapt, evaluate
-from training.checkpoints import list_checkpoints, save_picture
+from training.checkpoints import list_checkpoints, picture_grid, save_picture, write_json
 from training.emblems import DISTRIBUTIONS, sample_emblems, write_folder
 from training.evaluate import Reference
 from training.low_rank import add_low_rank, merged
@@ -187,7 +188,7 @@ def run_cell(cell: Cell, options: Options) -> None:
     cell.file.parent.mkdir(parents=True, exist_ok=True)
     if cell.seed == 0:
         save_picture(strip(images[: len(SHEET_SEEDS)]), cell.file.with_suffix(".png"))
-    evaluate.write_json(result, cell.file)
+    write_json(result, cell.file)
     shutil.rmtree(work)
 
 
@@ -206,15 +207,13 @@ def follow(work: Path, reference: Reference) -> list[dict[str, Any]]:
             add_low_rank(average, recipe["adapter_rank"], recipe["seed"])
         average.load_state_dict(torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)["average"])
         images = evaluate.draw(SharinganPipeline(merged(average)), range(CURVE_SAMPLES), 1.0)
-        row = evaluate.as_numbers(evaluate.measure(images, reference))
+        row = evaluate.as_numbers(evaluate.compare(features_of(images, reference.network), reference))
         curve.append({"minutes": round(seconds / 60, 3)} | {name: row[name] for name in CURVE if name in row})
     return curve
 
 
 def strip(images: Tensor) -> Any:
     """Pictures (N, 3, S, S) in [0, 1] in one row."""
-    from training.checkpoints import picture_grid
-
     return picture_grid(images * 2 - 1, len(images))
 
 
@@ -233,7 +232,7 @@ def run_floors(target: str, results: Path, options: Options) -> None:
         images = evaluate.draw(SharinganPipeline.from_pretrained(options.stylegan2_base), range(options.samples), 1.0)
         rows["StyleGAN2 source model"] = evaluate.measure(images, reference)
     file.parent.mkdir(parents=True, exist_ok=True)
-    evaluate.write_json({name: evaluate.as_numbers(row) for name, row in rows.items()}, file)
+    write_json({name: evaluate.as_numbers(row) for name, row in rows.items()}, file)
 
 
 def run_all(cells: Sequence[Cell], options: Options) -> list[Cell]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sharingan_hub.cards import figure
+from training.evaluate import as_numbers
 from training.metrics import Estimate
 from training.plots import INK, curves, new_figure, save_figure
 
@@ -93,7 +94,7 @@ def table(rows: dict[str, dict[str, Estimate]]) -> str:
 
 def shown(estimate: Estimate) -> str:
     """A figure of the table."""
-    return figure([x if math.isfinite(x) else None for x in (estimate.value, estimate.error)])
+    return figure(as_numbers({"": estimate})[""])
 
 
 def write(results: Path, docs: Path) -> None:

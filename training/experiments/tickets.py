@@ -20,6 +20,7 @@ from typing import Any
 
 from sharingan_hub import SharinganPipeline, hub
 from training import evaluate
+from training.checkpoints import write_json
 from training.plots import curves, new_figure, save_figure
 from training.prune import PruneConfig, prune
 
@@ -68,7 +69,7 @@ def run_cell(
         "metrics": measure(work),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    evaluate.write_json(result, file)
+    write_json(result, file)
     shutil.rmtree(work)
     return result
 
