@@ -42,6 +42,11 @@ SAMPLE_COLUMNS, SAMPLE_ROWS = 8, 4
 PREVIEW_ROWS = 12  # at most, in the strip written at the end
 
 
+def now() -> float:
+    """Seconds on the clock of max_minutes."""
+    return time.monotonic()
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
@@ -82,10 +87,10 @@ class Trainer(Game):
             self.accelerator.init_trackers("sharingan_hub", config=settings)
         if self.seconds >= 60 * (config.max_minutes or math.inf):
             self.stopping = True
-        begun = time.monotonic() - self.seconds
+        begun = now() - self.seconds
         if self.saved < 0:
             self._begin()
-        shown, window = begun + self.seconds, {}  # type: float, dict[str, list[float]]
+        shown, window = now(), {}  # type: float, dict[str, list[float]]
         bar = tqdm(
             total=config.max_steps and config.max_steps * config.batch_size,
             initial=self.step * config.batch_size,
@@ -105,7 +110,7 @@ class Trainer(Game):
                 else:
                     values = self._train_step(reals.to(self.device, non_blocking=True))
                 self.step += 1
-                self.seconds = time.monotonic() - begun
+                self.seconds = now() - begun
                 self._check(values)
                 self._adapt(values.get("sign_real", 0.0))
                 self.clock = values.pop("clock", self.seconds)
@@ -115,13 +120,13 @@ class Trainer(Game):
                     window.setdefault(name, []).append(value)
                 bar.update(config.batch_size)
                 if self.step % LOG_EVERY == 0:
-                    now = time.monotonic()
+                    moment = now()
                     row = {name: sum(seen) / len(seen) for name, seen in window.items()}
                     row |= {
                         "p": self.probability,
-                        "images_per_second": len(window["gradient_g"]) * config.batch_size / (now - shown),
+                        "images_per_second": len(window["gradient_g"]) * config.batch_size / (moment - shown),
                     }
-                    shown, window = now, {}
+                    shown, window = moment, {}
                     self.accelerator.log(row, step=self.step)
                     bar.set_postfix_str(self._summary(row), refresh=False)
                 if main and self.step % config.sample_every == 0:

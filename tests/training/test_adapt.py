@@ -633,8 +633,6 @@ RECIPES = sorted(path for path in (ROOT / "training" / "recipes").glob("adapt_*.
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_fits_a_base_of_either_family(folder, tmp_path, recipe):
-    if recipe.stem == "adapt_default":
-        pytest.skip("for the embedded radial source model")
     flags = ["--config", str(recipe), "--train_data", str(folder / "pictures"), "--output_dir", str(tmp_path)]
     config = train.parse(AdaptConfig, [*flags, "--resolution", "32", "--report_to", "none"])
     for family in FAMILIES:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from training.experiments import few_shot, few_shot_report
+from training.metrics import Estimate
 
 
 def put(folder: Path, method: str, seed: int, kid: float, **more: object) -> None:
@@ -19,12 +20,13 @@ def put(folder: Path, method: str, seed: int, kid: float, **more: object) -> Non
         Image.new("RGB", (64 * 12, 64), "red").save(folder / f"{method}-0.png")
 
 
-def test_a_mean_over_seeds_has_the_error_of_the_seeds():
+def test_a_mean_has_the_error_of_the_seeds_or_of_the_measurement_whichever_is_larger():
     rows = [{"kid": [1.0, 0.1]}, {"kid": [3.0, 0.1]}, {"kid": [None, None]}]
     found = few_shot_report.combined(rows)["kid"]
     assert found.value == 2 and found.error == pytest.approx(1.0)  # deviation sqrt(2), over sqrt(2)
-    alone = few_shot_report.combined(rows[:1])["kid"]
-    assert (alone.value, alone.error) == (1.0, 0.1)
+    found = few_shot_report.combined([{"kid": [4.0, 0.6]}, {"kid": [4.0, 0.8]}])["kid"]
+    assert found == Estimate(4.0, pytest.approx(math.sqrt(0.5 / 2)))
+    assert few_shot_report.combined(rows[:1])["kid"] == Estimate(1.0, pytest.approx(0.1))
     assert math.isnan(few_shot_report.combined(rows[2:])["kid"].value)
 
 

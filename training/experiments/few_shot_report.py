@@ -41,19 +41,18 @@ def cells_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def combined(rows: list[dict[str, list[float | None]]]) -> dict[str, Estimate]:
-    """Mean over seeds. The error is that of this mean; of a single seed it is the error of measuring."""
+    """Mean over seeds. Its error comes from the seeds' scatter, or from the error of each measurement where that is larger or
+    there is one seed only."""
     result = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = torch.tensor(
-            [row[name][0] for row in rows if row.get(name, [None])[0] is not None], dtype=torch.float64
-        )
-        if len(values) > 1:
-            result[name] = Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))))
-        elif len(values):
-            error = next(row[name][1] for row in rows if row.get(name, [None])[0] is not None)
-            result[name] = Estimate(float(values[0]), math.nan if error is None else error)
-        else:
+        pairs = [(row[name][0], row[name][1] or 0.0) for row in rows if row.get(name, [None])[0] is not None]
+        if not pairs:
             result[name] = Estimate(math.nan, math.nan)
+            continue
+        values, errors = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+        scatter = values.var() if len(values) > 1 else torch.tensor(0.0)
+        error = (torch.maximum(scatter, errors.square().mean()) / len(values)).sqrt()
+        result[name] = Estimate(float(values.mean()), float(error))
     return result
 
 

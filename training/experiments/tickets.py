@@ -21,6 +21,9 @@ from typing import Any
 from sharingan_hub import SharinganPipeline, hub
 from training import evaluate
 from training.checkpoints import write_json
+from training.experiments.few_shot_report import COLUMNS, combined
+from training.experiments.few_shot_report import table as markdown
+from training.metrics import Estimate
 from training.plots import curves, new_figure, save_figure
 from training.prune import PruneConfig, prune
 
@@ -30,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "tickets"
 RECIPE = ROOT / "training" / "recipes" / "adapt_finetune.yaml"
 TRAIN_DATA = ROOT / "training" / "data" / "sharingan15"
-SHOWN = {"kid": "KID", "recall": "recall", "copying": "copying"}
+SHOWN = ("kid", "recall", "copying")
 
 Figures = dict[str, list[float | None]]  # of each metric the value and its standard error
 
@@ -74,57 +77,46 @@ def run_cell(
     return result
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, dict[str, tuple[float, float]]]]:
-    """For each criterion and sparsity the mean of each metric over the seeds, and its standard error.
-
-    The error is that of the seeds' scatter, or of one measurement where that is larger or there is one seed only.
-    """
-    table: dict[str, dict[float, dict[str, tuple[float, float]]]] = {}
-    keys = dict.fromkeys((result["criterion"], result["round"]) for result in results)
-    for criterion, name in keys:
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, dict[str, Estimate]]]:
+    """For each criterion and sparsity the mean of each metric over the seeds."""
+    table: dict[str, dict[float, dict[str, Estimate]]] = {}
+    for criterion, name in dict.fromkeys((result["criterion"], result["round"]) for result in results):
         same = [result for result in results if (result["criterion"], result["round"]) == (criterion, name)]
-        row: dict[str, tuple[float, float]] = {}
-        for metric in same[0]["metrics"]:
-            pairs = [result["metrics"][metric] for result in same]
-            values = [value for value, _ in pairs if value is not None]
-            if not values:
-                continue
-            mean, count = sum(values) / len(values), len(values)
-            scatter = sum((value - mean) ** 2 for value in values) / max(1, count - 1)
-            own = sum((error or 0.0) ** 2 for _, error in pairs) / count
-            row[metric] = (mean, math.sqrt(max(scatter, own) / count))
+        row = combined([result["metrics"] for result in same])
         table.setdefault(criterion, {})[round(same[0]["sparsity"], 3)] = row
     return table
 
 
-def draw(table: Mapping[str, Mapping[float, Mapping[str, tuple[float, float]]]], path: Path) -> None:
+def draw(table: Mapping[str, Mapping[float, Mapping[str, Estimate]]], path: Path) -> None:
     """The figure: each metric against sparsity, a line for each criterion, the dense model as a band across."""
     shown = [name for name in SHOWN if any(name in row for rows in table.values() for row in rows.values())]
     figure = new_figure(4.2 * len(shown), 3.4)
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         lines = {}
         for criterion, rows in table.items():
-            points = [(100 * sparsity, *row[metric]) for sparsity, row in sorted(rows.items()) if metric in row]
-            xs, ys, errors = (list(column) for column in zip(*points))
-            lines[criterion.replace("_", " ")] = (xs, ys, errors)
-        curves(axes, lines, "sparsity in %", SHOWN[metric])
+            points = [(100 * sparsity, row[metric]) for sparsity, row in sorted(rows.items())]
+            points = [(sparsity, estimate) for sparsity, estimate in points if math.isfinite(estimate.value)]
+            lines[criterion.replace("_", " ")] = (
+                [sparsity for sparsity, _ in points],
+                [estimate.value for _, estimate in points],
+                [estimate.error for _, estimate in points],
+            )
+        curves(axes, lines, "sparsity in %", COLUMNS[metric])
         dense = next(iter(lines.values()))
-        if dense[0][0] == 0:
+        if dense[0] and dense[0][0] == 0:
             value, error = dense[1][0], dense[2][0]
             axes.axhspan(value - error, value + error, color="#888888", alpha=0.25, linewidth=0, label="dense")
         axes.legend(frameon=False)
     save_figure(figure, path)
 
 
-def markdown(table: Mapping[str, Mapping[float, Mapping[str, tuple[float, float]]]]) -> str:
-    """The same numbers as a table."""
-    metrics = list(dict.fromkeys(name for rows in table.values() for row in rows.values() for name in row))
-    lines = [f"| criterion | sparsity | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
-    for criterion, rows in table.items():
-        for sparsity, row in sorted(rows.items()):
-            cells = [f"{row[name][0]:.4g} ± {row[name][1]:.2g}" if name in row else "" for name in metrics]
-            lines.append(f"| {criterion} | {100 * sparsity:.1f} % | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def rows_of(table: Mapping[str, Mapping[float, Mapping[str, Estimate]]]) -> dict[str, dict[str, Estimate]]:
+    """The same numbers as rows of a table, each with its title."""
+    return {
+        f"{criterion.replace('_', ' ')}, {100 * sparsity:.1f} % sparse": dict(row)
+        for criterion, rows in table.items()
+        for sparsity, row in sorted(rows.items())
+    }
 
 
 def measure_with(train_data: str, samples: int, reference_samples: int) -> Callable[[Path], Figures]:
@@ -184,10 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             logger.info("%s: %.1f %% sparse, KID %s", name, 100 * result["sparsity"], result["metrics"].get("kid"))
             results.append(result)
-    table = summary(results)
-    draw(table, options.results / "quality_against_sparsity.png")
+    means = summary(results)
+    draw(means, options.results / "quality_against_sparsity.png")
     draft = options.results / ".tickets.md.tmp"
-    draft.write_text(markdown(table))
+    draft.write_text(markdown(rows_of(means)) + "\n")
     draft.replace(options.results / "tickets.md")
 
 
