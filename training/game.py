@@ -179,7 +179,7 @@ class Game:
         self.d_optimizer = self._adam(self.d_weights, d_rate, lazy, [1.0] * len(self.d_weights))
 
         self.consolidation = Consolidation(self.g_weights) if config.ewc_weight > 0 else None
-        self.statistics: Tensor | None = None  # of the real pictures
+        self.statistics: tuple[Tensor, Tensor] | None = None  # of the real pictures
         if config.statistics_weight > 0:
             some = dataset.batch(range(min(len(dataset), MOST_STATISTICS)))[0]
             self.statistics = radial_statistics(some.to(self.device))

@@ -17,17 +17,30 @@ from torch import Tensor
 from sharingan_hub.postprocess.polar import to_polar
 from training.correspondence import GROUP
 
-RADII, ANGLES, PARTS = 24, 48, 8
+RADII, FINE, ANGLES, PARTS = 24, 3, 48, 8
+AROUND, EXTREMES = 9, 8
 
 
-def radial_statistics(images: Tensor) -> Tensor:
-    """The values of each colour channel along circles of RADII radii, from the lowest to the highest, in means of PARTS equal
-    parts: pictures (N,3,S,S) -> (N, 3 * RADII * PARTS). Their differences are Wasserstein distances circle by circle."""
+def radial_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Two descriptions of pictures (N,3,S,S), neither of which a turn changes.
+
+    Which colours lie at each radius: each channel's values along a circle, from the lowest to the highest, in means of PARTS
+    equal parts, over RADII radii: (N, 3 * RADII * PARTS). Differences are Wasserstein distances circle by circle.
+    Which rings there are: each channel's lowest and highest part on FINE times as many circles, less its median over AROUND
+    circles, the EXTREMES lowest and highest of all radii: (N, 3 * 2 * EXTREMES * 2). A thin ring counts here wherever it lies;
+    a motif that is no ring does not, nor the edge of a disc.
+    """
+    count = RADII * FINE
     half = images.shape[2] / 2
-    radii = (torch.arange(RADII, device=images.device, dtype=images.dtype) + 0.5) * (half / RADII)
+    radii = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) * (half / count)
     angles = torch.arange(ANGLES, device=images.device, dtype=images.dtype) * (2 * math.pi / ANGLES)
-    polar = to_polar(images, radii, angles)
-    return polar.sort(dim=3).values.unflatten(3, (PARTS, -1)).mean(dim=4).flatten(1)
+    parts = to_polar(images, radii, angles).sort(dim=3).values.unflatten(3, (PARTS, -1)).mean(dim=4)
+    colors = parts.unflatten(2, (RADII, FINE)).mean(dim=3)
+    outer = parts[..., [0, -1]]
+    around = outer.unfold(2, AROUND, 1).median(dim=4).values
+    contrast = (outer[:, :, AROUND // 2 : -(AROUND // 2)] - around).sort(dim=2).values
+    rings = torch.cat([contrast[:, :, :EXTREMES], contrast[:, :, -EXTREMES:]], dim=2)
+    return colors.flatten(1), rings.flatten(1)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -35,14 +48,19 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
     return ((x[:, None] - y).square().mean(dim=2) + 1e-8).sqrt()
 
 
-def statistics_loss(fakes: Tensor, real: Tensor) -> Tensor:
-    """Each fake's share (N,) of the energy distance to `real`, less the term that is the real pictures' own.
+def statistics_loss(fakes: Tensor, real: tuple[Tensor, Tensor]) -> Tensor:
+    """Each fake's share (N,) of the energy distances to `real`, less the terms that are the real pictures' own.
 
-    Fakes are compared with one another in groups, so that how a batch is split changes nothing.
-
-    fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP. real: radial_statistics (M,F) of the training pictures.
+    fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP. real: radial_statistics of the training pictures.
     """
-    own = radial_statistics(fakes)
+    return torch.stack([energy(own, wanted) for own, wanted in zip(radial_statistics(fakes), real)]).sum(dim=0)
+
+
+def energy(own: Tensor, real: Tensor) -> Tensor:
+    """Each row's share (N,) of the energy distance of (N,F) to (M,F), less the term that is `real`'s own.
+
+    Rows are compared with one another in groups, so that how a batch is split changes nothing.
+    """
     to_real = distances(own, real).mean(dim=1)
     groups = own.unflatten(0, (-1, GROUP))
     among = torch.stack([distances(group, group).sum(dim=1) for group in groups]).flatten() / (GROUP - 1)
