@@ -48,17 +48,18 @@ def test_turning_a_picture_changes_next_to_nothing():
 
 
 def test_a_ring_counts_by_its_width_wherever_it_lies_and_an_arc_or_a_disc_does_not():
-    axis = (torch.arange(128) + 0.5) / 64 - 1
+    axis = (torch.arange(256) + 0.5) / 128 - 1
     radius = torch.hypot(axis[None, :], axis[:, None])
 
-    def dark(picture: torch.Tensor) -> int:
+    def circles(picture: torch.Tensor) -> float:
+        """How many dark circles there are."""
         rings = radial_statistics(-picture.float().expand(1, 3, -1, -1))[1].view(3, 2 * EXTREMES, 2)
-        return int((rings[0, :, 1] < -0.8).sum())
+        return -float(rings[0, :, 1].clamp(max=0).sum())
 
-    thin, thick = 0.02, 0.05
-    counts = [dark((radius - r).abs() < width / 2) for width in (thin, thick) for r in (0.4, 0.7)]
-    assert counts == pytest.approx([width * RADII * FINE for width in (thin, thin, thick, thick)], abs=1)
-    assert counts[0] >= 1 and dark(((radius - 0.4).abs() < thick / 2) & (axis > 0)) == 0 and dark(radius < 0.5) == 0
+    for width in (0.02, 0.05):
+        for r in (0.4, 0.7):
+            assert circles((radius - r).abs() < width / 2) == pytest.approx(width * RADII * FINE, abs=0.7)
+    assert circles(((radius - 0.4).abs() < 0.025) & (axis > 0)) < 0.1 and circles(radius < 0.5) < 0.1
 
 
 def test_the_loss_is_the_energy_distance_of_a_plain_loop():
@@ -96,8 +97,8 @@ def test_descending_it_brings_colours_near():
     before = statistics_loss(fakes, real).mean()
     before.backward()
     assert fakes.grad is not None and fakes.grad.isfinite().all()
-    after = statistics_loss(fakes.detach() - 2000 * fakes.grad, real).mean()
-    assert after < before - 0.05
+    after = statistics_loss(fakes.detach() - 300 * fakes.grad, real).mean()
+    assert after < before - 0.02
     same = torch.zeros(GROUP, 3, 32, 32, requires_grad=True)  # distances of 0 must not make gradients NaN
     statistics_loss(same, radial_statistics(same.detach())).sum().backward()
     assert same.grad is not None and same.grad.isfinite().all()
