@@ -22,7 +22,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sharingan_hub.hub import CheckpointError, read_json, read_weights
+from sharingan_hub.checkpoint import KNOWN_GENERATORS, MAX_PARAMETERS
+from sharingan_hub.strict import (
+    MAX_HEADER_BYTES,
+    CheckpointError,
+    TensorFile,
+    label,
+    printable,
+    read_json,
+    read_weights,
+    shown,
+)
 
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter_config.json"
 FORMAT = 1
@@ -222,6 +232,83 @@ def compact(tensor: Tensor) -> Tensor:
 # Reading
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no checkpoint."""
+    return os.path.lexists(folder / CONFIG) and not os.path.lexists(folder / "model_index.json")
+
+
+def name_of(folder: Path) -> str:
+    """What an adapter is called: its repository's Hub id, or its folder's name."""
+    if folder.name == "adapter":  # beside a checkpoint it lies in a folder of this name: the checkpoint's says more
+        folder = folder.parent
+    if folder.parent.name == "snapshots":  # in the Hub's cache
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name or str(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an adapter, as far as it can be checked without its base.
+
+    Raises:
+        CheckpointError: it is missing or malformed.
+    """
+    if not os.path.lexists(folder / CONFIG):
+        raise CheckpointError(f"{printable(name_of(folder))} holds no adapter: {CONFIG} is missing")
+    config, where = read_json(folder / CONFIG), label(folder / CONFIG)
+    if config.get("format") != FORMAT or isinstance(config["format"], bool):
+        raise CheckpointError(f"{where} has format {shown(config.get('format'))}; this version reads {FORMAT}")
+    if config.keys() != KEYS:
+        odd = min(config.keys() ^ KEYS)
+        raise CheckpointError(f"{where} {'lacks' if odd in KEYS else 'has an unknown key'} {shown(odd)}")
+    kind, model, prints = config["base_class"], config["base_model"], config["base_fingerprints"]
+    if not isinstance(kind, str) or not (model is None or isinstance(model, str)):
+        raise CheckpointError(f"{where}: base_class must be a name, and base_model a name or null")
+    if not (
+        isinstance(prints, dict)
+        and prints.keys() == FINGERPRINT_TYPES.keys()
+        and all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in prints.values())
+    ):
+        raise CheckpointError(f"{where}: base_fingerprints must be {len(FINGERPRINT_TYPES)} SHA-256 sums")
+    if not isinstance(config["tensors"], dict):
+        raise CheckpointError(f"{where}: tensors must be an object, not a {type(config['tensors']).__name__}")
+    for name, rank in config["tensors"].items():
+        if not (rank is None or (type(rank) is int and rank >= 1)):
+            raise CheckpointError(
+                f"{where}: {printable(name)} has rank {printable(str(rank))}; it must be null or a whole number from 1 on"
+            )
+    return config
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise CheckpointError unless a folder holds an adapter, as far as that can be said without its base.
+
+    No memory is taken for the weights.
+    """
+    config, where = read_config(folder), label(folder / CONFIG)
+    if config["base_class"] not in KNOWN_GENERATORS:
+        known = ", ".join(KNOWN_GENERATORS)
+        raise CheckpointError(
+            f"{where} is of an adapter for a {shown(config['base_class'])}; this version knows {known}"
+        )
+    check_order_probs(where, config["order_probs"], None)
+    ranks = config["tensors"]
+    with TensorFile(folder / WEIGHTS) as file:
+        shapes = {name: stored.shape for name, stored in file.tensors.items()}
+        for name, rank in ranks.items():
+            if rank is None:
+                continue
+            up, down = (shapes.get(f"{name}.{part}", ()) for part in ("up", "down"))
+            if not (len(up) == len(down) == 2 and up[1] == down[0] == rank):
+                raise CheckpointError(f"{file.name} has no factors of rank {rank} for {printable(name)}")
+        parts = {name: ("delta",) if rank is None else ("up", "down") for name, rank in ranks.items()}
+        file.check({key: shapes.get(key, ()) for key in (f"{name}.{part}" for name in parts for part in parts[name])})
+        count = sum(stored.count for stored in file.tensors.values())
+        if count > MAX_PARAMETERS:
+            raise CheckpointError(f"{file.name} holds {count:,} numbers; at most {MAX_PARAMETERS:,} are opened")
+        for name in file.tensors:
+            file.check_values(name)
+
+
 def read_adapter(folder: str | os.PathLike[str], generator: Any, base: Mapping[str, Tensor] | None = None) -> Adapter:
     """An adapter from its folder, if it was made for this generator.
 
@@ -236,36 +323,30 @@ def read_adapter(folder: str | os.PathLike[str], generator: Any, base: Mapping[s
         CheckpointError: a file is missing, malformed or damaged, or the adapter is for another base.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder.name or folder} holds no adapter: {CONFIG} is missing")
-    config = read_json(folder / CONFIG)
-    where = f"{folder.name}/{CONFIG}"
+    config, where = read_config(folder), label(folder / CONFIG)
     state = generator.state_dict() if base is None else base
     check_base(where, config, generator, state)
-    order_probs = config["order_probs"]
-    check_order_probs(where, order_probs, generator)
+    order_probs, tensors = config["order_probs"], config["tensors"]
+    check_order_probs(where, order_probs, len(order_mix(generator) or []))
     expected: dict[str, Tensor] = {}
-    tensors = config["tensors"]
-    if not isinstance(tensors, dict):
-        raise CheckpointError(f"{where}: tensors must be an object, not a {type(tensors).__name__}")
     for name, rank in tensors.items():
         if name not in state or not state[name].is_floating_point():
-            raise CheckpointError(f"{where} changes {name[:80]!r}, which is no weight of a {type(generator).__name__}")
+            raise CheckpointError(f"{where} changes {shown(name)}, which is no weight of a {type(generator).__name__}")
         shape = state[name].shape
         if rank is None:
             expected[f"{name}.delta"] = torch.empty(shape, device="meta")
-        elif isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1 and saves_space(shape, rank):
+        elif saves_space(shape, rank):
             out, into = matrix_shape(shape)
             expected[f"{name}.up"] = torch.empty(out, rank, device="meta")
             expected[f"{name}.down"] = torch.empty(rank, into, device="meta")
         else:
             raise CheckpointError(
-                f"{where}: {name} has rank {str(rank)[:20]}; it must be null or a whole number from 1 on whose factors "
-                f"are smaller than {tuple(shape)}"
+                f"{where}: {name} has rank {rank}; it must be null or a whole number from 1 on whose factors are smaller "
+                f"than {tuple(shape)}"
             )
-    size = sum(4 * tensor.numel() for tensor in expected.values()) + 2**20  # at most, and a header
+    size = sum(4 * tensor.numel() for tensor in expected.values()) + MAX_HEADER_BYTES + 8  # at most
     if (folder / WEIGHTS).is_file() and (folder / WEIGHTS).stat().st_size > size:
-        raise CheckpointError(f"{folder.name}/{WEIGHTS} is larger than the {size} bytes that {CONFIG} accounts for")
+        raise CheckpointError(f"{label(folder / WEIGHTS)} is larger than the {size} bytes that {CONFIG} accounts for")
     stored = read_weights(folder / WEIGHTS, expected)
     changes: dict[str, tuple[Tensor, ...]] = {
         name: (stored[f"{name}.delta"],) if rank is None else (stored[f"{name}.up"], stored[f"{name}.down"])
@@ -275,136 +356,28 @@ def read_adapter(folder: str | os.PathLike[str], generator: Any, base: Mapping[s
 
 
 def check_base(where: str, config: dict[str, Any], generator: Any, state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError where a config is not of this format, or was made for another base."""
-    if config.get("format") != FORMAT or isinstance(config["format"], bool):
-        raise CheckpointError(f"{where} has format {str(config.get('format'))[:20]}; this version reads {FORMAT}")
-    if config.keys() != KEYS:
-        odd = min(config.keys() ^ KEYS)
-        raise CheckpointError(f"{where} {'lacks' if odd in KEYS else 'has an unknown key'} {odd[:80]!r}")
+    """Raise CheckpointError where an adapter was made for another base."""
     kind, model, prints = config["base_class"], config["base_model"], config["base_fingerprints"]
-    if not isinstance(kind, str) or not (model is None or isinstance(model, str)):
-        raise CheckpointError(f"{where}: base_class must be a name, and base_model a name or null")
-    if not (
-        isinstance(prints, dict)
-        and prints.keys() == FINGERPRINT_TYPES.keys()
-        and all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in prints.values())
-    ):
-        raise CheckpointError(f"{where}: base_fingerprints must be {len(FINGERPRINT_TYPES)} SHA-256 sums")
     precision = str(generator.dtype).removeprefix("torch.")
     precision = precision if precision in FINGERPRINT_TYPES else "float32"
     here = type(generator).__name__
     own = fingerprint(state, FINGERPRINT_TYPES[precision])
     if (here, own) != (kind, prints[precision]):
-        called = "" if model is None else f" {model[:80]!r}"
+        called = "" if model is None else f" {shown(model)}"
         raise CheckpointError(
-            f"{where} is of an adapter for another base: it wants the {kind[:60]}{called} with weights "
+            f"{where} is of an adapter for another base: it wants the {printable(kind)}{called} with weights "
             f"{prints[precision][:12]}, and this is a {here} with weights {own[:12]}"
         )
 
 
-def check_order_probs(where: str, probs: Any, generator: Any) -> None:
-    """Raise CheckpointError where order_probs is neither null nor a mix of the generator's orders."""
+def check_order_probs(where: str, probs: Any, count: int | None) -> None:
+    """Raise CheckpointError where order_probs is neither null nor a mix of `count` orders; None is any number of them."""
     if probs is None:
         return
-    count = len(order_mix(generator) or [])
-    good = isinstance(probs, list) and len(probs) == count > 0
+    good = isinstance(probs, list) and 0 < len(probs) == (len(probs) if count is None else count)
     good = good and all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1 for p in probs)
     if not (good and abs(sum(probs) - 1) < 1e-6):
-        allowed = f"null or {count} shares that add up to 1" if count else "null, as this generator has no orders"
-        raise CheckpointError(f"{where}: order_probs must be {allowed}")
-
-
-# Laying over
-
-
-class Blend:
-    """A generator whose weights are those of the base plus weight x change for each adapter laid over it.
-
-    Of the tensors that an adapter changes, and only of those, it keeps the base's, so that taking all adapters off
-    brings back the same bits. With orders, their mix moves along as the weights do.
-
-    Args:
-        generator: the base; it is changed in place.
-    """
-
-    def __init__(self, generator: Any) -> None:
-        self.generator = generator
-        self.parts: dict[str, tuple[Adapter, float, Path]] = {}
-        self.base: dict[str, Tensor] = {}
-        self.order_probs: list[float] | None = None  # the base's, while an adapter changes it
-        self.mixed = False
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Name and weight of each adapter, in the order in which they came."""
-        return {name: weight for name, (_, weight, _) in self.parts.items()}
-
-    def add(self, folder: str | os.PathLike[str], weight: float, name: str | None) -> None:
-        """Lay an adapter over the base, or give one that is there another weight.
-
-        Raises:
-            CheckpointError: it cannot be read, or is for another base.
-            ValueError: the name belongs to another adapter, or the weights come out infinite. Nothing has changed then.
-        """
-        if not isinstance(folder, str | os.PathLike):
-            raise TypeError(f"folder is a {type(folder).__name__}; it must be the path of an adapter's folder")
-        path = Path(folder).expanduser()
-        if not (os.fspath(folder) and path.is_dir()):
-            raise CheckpointError(f"{str(folder)!r} is no folder that exists; adapters are opened from local folders")
-        path = path.resolve()
-        if name is None:
-            # beside a checkpoint it lies in a folder of this name: the checkpoint's says more
-            name = path.parent.name if path.name == "adapter" else path.name
-        if name in self.parts and self.parts[name][2] != path:
-            raise ValueError(f"name is {name!r}, which another adapter has; give another name, or unload that one")
-        adapter = read_adapter(path, self.generator, {**self.generator.state_dict(), **self.base})
-        self.lay({**self.parts, name: (adapter, weight, path)})
-
-    def remove(self, name: str | None) -> None:
-        """Take one adapter off, or all of them (None).
-
-        Raises:
-            ValueError: there is no adapter of this name.
-        """
-        if name is not None and name not in self.parts:
-            there = ", ".join(map(repr, self.parts)) or "none"
-            raise ValueError(f"name is {name!r}; the adapters loaded are: {there}")
-        self.lay({key: part for key, part in self.parts.items() if name is not None and key != name})
-
-    @torch.no_grad()
-    def lay(self, parts: dict[str, tuple[Adapter, float, Path]]) -> None:
-        """Make the weights those of the base with these adapters, or raise ValueError and leave them."""
-        state = self.generator.state_dict()
-        touched = {name for adapter, _, _ in parts.values() for name in adapter.changes}
-        base = {name: self.base[name] if name in self.base else state[name].clone() for name in touched}
-        new: dict[str, Tensor] = {}
-        for name in touched:
-            total = base[name].to(state[name].device, torch.promote_types(base[name].dtype, torch.float32))
-            for key in sorted(parts):  # always in the same order: sums of floats depend on it
-                adapter, weight, _ = parts[key]
-                if name in adapter.changes:
-                    total = total + weight * adapter.delta(name, total)
-            new[name] = total.to(state[name].dtype)
-            if not new[name].isfinite().all():
-                raise ValueError(f"weight makes {name} infinite in {state[name].dtype}; give a smaller one")
-        for name in self.base.keys() - touched:
-            state[name].copy_(self.base[name])
-        for name, tensor in new.items():
-            state[name].copy_(tensor)
-        self.base, self.parts = base, parts
-        self._mix_orders()
-
-    def _mix_orders(self) -> None:
-        mixes = [(adapter.order_probs, weight) for adapter, weight, _ in self.parts.values() if adapter.order_probs]
-        if self.mixed:
-            self.generator.register_to_config(order_probs=self.order_probs)
-        self.mixed = bool(mixes)
-        if not mixes:
-            return
-        self.order_probs = self.generator.config.order_probs
-        share = 1 - sum(weight for _, weight in mixes)
-        total = [share * p for p in order_mix(self.generator) or []]
-        for probs, weight in mixes:
-            total = [t + weight * p for t, p in zip(total, probs)]
-        total = [max(0.0, p) for p in total]  # weights outside 0 to 1 can ask for less than never
-        self.generator.register_to_config(order_probs=[p / sum(total) for p in total])
+        shares = "shares that add up to 1" if count is None else f"{count} shares that add up to 1"
+        raise CheckpointError(
+            f"{where}: order_probs must be {'null, as this generator has no orders' if count == 0 else f'null or {shares}'}"
+        )

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sharingan_hub.hub import CheckpointError
+from sharingan_hub.strict import PIECE, CheckpointError, TensorFile, printable, shown
 
 FILE = "ticket.safetensors"
 
@@ -84,51 +84,65 @@ def read_ticket(path: Path, generator: nn.Module) -> dict[str, Tensor]:
         CheckpointError: the file is missing or damaged, its names, types or shapes do not fit the generator, a mask keeps
             another number of values than there are, or a value is not finite.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing from {path.parent.name}")
     shapes = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
     pruned = prunable(generator).keys() & shapes.keys()
     expected = {f"{name}.{part}" for name in pruned for part in ("mask", "values")} | (shapes.keys() - pruned)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = set(file.keys())
-            if names != expected:
-                odd = min(names ^ expected)
-                problem = "has an unknown tensor" if odd in names else "lacks tensor"
-                raise CheckpointError(f"{path.name} {problem} {odd[:80]!r}: it does not fit the generator")
-            return {
-                name: _unpack(file, name, shape) if name in pruned else _read(file, name, shape)
-                for name, shape in shapes.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is damaged or no safetensors file: {error}") from error
+    with TensorFile(path) as file:
+        if file.tensors.keys() != expected:
+            odd = min(file.tensors.keys() ^ expected)
+            problem = "has an unknown tensor" if odd in file.tensors else "lacks tensor"
+            raise CheckpointError(f"{file.name} {problem} {shown(odd)}: it does not fit the generator")
+        for name, shape in shapes.items():
+            if name in pruned:
+                _check_mask(file, name, shape)
+            else:
+                _check(file, name, shape)
+        return {
+            name: _unpack(file, name, shape) if name in pruned else file.read(name) for name, shape in shapes.items()
+        }
 
 
-def _read(file: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A finite floating-point tensor of this shape, as float32."""
-    found = tuple(file.get_slice(name).get_shape())
+def _check(file: TensorFile, name: str, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointError unless a tensor is of floating-point type and this shape."""
+    found = file.tensors[name].shape
     if found != shape:
-        raise CheckpointError(f"{FILE}: {name} has shape {found}, which must be {shape}")
-    tensor = file.get_tensor(name)
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"{FILE}: {name} is of type {tensor.dtype}, not floating-point")
-    tensor = tensor.to(torch.float32, copy=True)  # the tensor itself lives in the file
-    if not tensor.isfinite().all():
-        raise CheckpointError(f"{FILE}: {name} holds NaN or infinite values")
-    return tensor
+        raise CheckpointError(f"{file.name}: {name} has shape {printable(str(found))}, which must be {shape}")
+    file.check_type(name)
 
 
-def _unpack(file: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A pruned weight from its mask and values."""
-    count, part = math.prod(shape), file.get_slice(f"{name}.mask")
+def _check_mask(file: TensorFile, name: str, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointError unless a mask has a bit for each number of a weight, and a value for each bit that is set."""
+    count, mask = math.prod(shape), file.tensors[f"{name}.mask"]
     size = (count + 7) // 8
-    if part.get_dtype() != "U8" or part.get_shape() != [size]:
+    if mask.dtype != torch.uint8 or mask.shape != (size,):
         raise CheckpointError(
-            f"{FILE}: {name}.mask is {part.get_dtype()} {part.get_shape()}, which must be {size} bytes for {shape}"
+            f"{file.name}: {name}.mask is {mask.dtype} {printable(str(mask.shape))}, which must be {size} bytes for {shape}"
         )
-    bits = np.unpackbits(file.get_tensor(f"{name}.mask").numpy(), bitorder="little").astype(bool)
-    if bits[count:].any():
-        raise CheckpointError(f"{FILE}: {name}.mask has bits set beyond its {count} numbers")
-    weight = torch.zeros(count)
-    weight[torch.from_numpy(bits[:count])] = _read(file, f"{name}.values", (int(bits.sum()),))
+    kept = 0
+    for start, bits in _bits(file, name):
+        kept += int(bits.sum())
+        if bits[max(0, count - start) :].any():
+            raise CheckpointError(f"{file.name}: {name}.mask has bits set beyond its {count} numbers")
+    _check(file, f"{name}.values", (kept,))
+
+
+def _bits(file: TensorFile, name: str) -> Iterator[tuple[int, Tensor]]:
+    """The bits of a mask as booleans, some at a time, each time with the place of the first."""
+    count = file.tensors[f"{name}.mask"].count
+    for start in range(0, count, PIECE // 8):
+        packed = file.part(f"{name}.mask", start, min(PIECE // 8, count - start))
+        yield 8 * start, torch.from_numpy(np.unpackbits(packed.numpy(), bitorder="little")).view(torch.bool)
+
+
+def _unpack(file: TensorFile, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A pruned weight from its mask, which has been checked, and its values."""
+    weight = torch.zeros(math.prod(shape))
+    taken = 0
+    for start, bits in _bits(file, name):
+        kept = int(bits.sum())
+        values = file.part(f"{name}.values", taken, kept).float()
+        file.check_finite(f"{name}.values", values)
+        part = weight[start : start + len(bits)]
+        part.masked_scatter_(bits[: len(part)], values)
+        taken += kept
     return weight.reshape(shape)

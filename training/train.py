@@ -176,8 +176,12 @@ def grow_discriminator(config: TrainConfig, folder: Path) -> Any:
         return build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
     settings = hub.read_json(folder / "config.json")
     kind = discriminator_class(settings.get("_class_name", ""))
-    base = kind(**{key: value for key, value in settings.items() if not key.startswith("_")})
-    base.load_state_dict(hub.read_weights(folder / hub.WEIGHTS, base.state_dict()))
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    with torch.device("meta"):  # no memory is taken until the file is known to hold what its settings ask for
+        expected = kind(**settings).state_dict()
+    weights = hub.read_weights(folder / hub.WEIGHTS, expected)
+    base = kind(**settings)
+    base.load_state_dict(weights)
     if base.config.resolution != config.resolution:
         logger.info("The discriminator goes from %d to %d px.", base.config.resolution, config.resolution)
     return base.at_resolution(config.resolution)

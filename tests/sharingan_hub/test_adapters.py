@@ -497,9 +497,9 @@ def test_weights_are_finite_numbers(pipe, mine, weight, error):
         pipe.load_adapter(mine, weight)
 
 
-@pytest.mark.parametrize("folder", ["user/adapter", "", "/no/where", Path("gone")])
-def test_only_local_folders_so_far(pipe, folder):
-    with pytest.raises(CheckpointError, match="is no folder that exists; adapters are opened from local folders"):
+@pytest.mark.parametrize("folder", ["", "/no/where", "a/b/c", Path("gone")])
+def test_what_is_neither_folder_nor_hub_id(pipe, folder):
+    with pytest.raises(CheckpointError, match="is neither a folder that exists nor a Hub id"):
         pipe.load_adapter(folder)
 
 
