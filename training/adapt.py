@@ -39,6 +39,8 @@ from accelerate import PartialState
 
 import sharingan_hub
 from sharingan_hub import hub
+from sharingan_hub.cards import write_card
+from training.checkpoints import write_json
 from training.config import TrainConfig
 from training.game import weights_of
 from training.low_rank import add_low_rank, write_adapter
@@ -101,8 +103,23 @@ def adapt(config: AdaptConfig) -> Path:
     if adapter.size > ADAPTER_LIMIT:
         shutil.rmtree(folder / "adapter")
     else:
+        describe_adapter(folder, adapter.error)
         logger.info("%s holds the change alone, %.0f kB.", folder / "adapter", adapter.size / 1000)
     return folder
+
+
+def describe_adapter(folder: Path, error: float) -> None:
+    """Put a report, a grid of pictures and a card beside the adapter of a run, so that it can be published by itself.
+
+    error: what the adapter leaves out of the change, as a share of it.
+    """
+    adapter = folder / "adapter"
+    write_json(hub.read_json(folder / "report.json") | {"adapter": {"error": error}}, adapter / "report.json")
+    grids = sorted((folder / "samples").glob("step_*.png"))
+    if grids:
+        (adapter / "samples").mkdir(exist_ok=True)
+        shutil.copy(grids[-1], adapter / "samples" / "grid.png")
+    write_card(adapter)
 
 
 def freeze_parts(generator: Any, frozen: Sequence[str], only: Sequence[str] = ()) -> None:

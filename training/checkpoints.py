@@ -11,7 +11,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sharingan_hub.media import write_png
+from sharingan_hub.media import image_grid, write_png
+
+EMBLEM_SEEDS, EMBLEM_COLUMNS, EMBLEM_SIZE = range(16), 8, 256
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -53,3 +55,9 @@ def picture_grid(images: Tensor, columns: int) -> Image.Image:
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
     rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
     return Image.fromarray(rows.flatten(0, 1).flatten(1, 2).numpy())
+
+
+def emblem_grid(pipe: Any, truncation_psi: float = 0.7) -> Image.Image:
+    """What a card shows of a model first: the pictures of its first seeds, in two rows."""
+    drawn = pipe(seeds=EMBLEM_SEEDS, output_size=EMBLEM_SIZE, truncation_psi=truncation_psi)
+    return image_grid(drawn.images, columns=EMBLEM_COLUMNS, gap=8, background="white")

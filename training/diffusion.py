@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,10 +27,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from sharingan_hub import hub
+from sharingan_hub.cards import write_card
 from training.checkpoints import picture_grid, replaced_folder, save_picture
 from training.config import check_positive
 from training.data import load_pictures
 from training.game import PictureData, open_accelerator, quicken_cpu
+from training.report import run_report
 from training.sampling import seeded
 from training.train import parse, run
 from training.trainer import SAMPLE_COLUMNS, Trainer, TrainingError
@@ -293,7 +295,7 @@ class DiffusionTrainer(Trainer):
         return denoise(self._averaged(), self.scheduler, self.noise[:count], PREVIEW_STEPS)
 
     def _export(self) -> None:
-        """The averaged network and its schedule as a DDPMPipeline, report.json, and a row of the preview."""
+        """The averaged network and its schedule as a DDPMPipeline, report.json, the card, and a row of the preview."""
         parts = {"unet": self._averaged().cpu(), "scheduler": self.scheduler}
         for name, part in parts.items():
             with replaced_folder(self.output / name) as temporary:
@@ -302,17 +304,13 @@ class DiffusionTrainer(Trainer):
         draft.mkdir(exist_ok=True)
         pipeline: Any = DDPMPipeline(**parts)
         pipeline.save_config(draft)
-        report = {
-            "steps": self.step,
-            "images": self.step * self.config.batch_size,
-            "minutes": round(self.seconds / 60, 2),
-            "processes": self.accelerator.num_processes,
-            "recipe": asdict(self.config),
-        }
+        images = self.step * self.config.batch_size
+        report = run_report(self.config, self.dataset, self.accelerator, self.step, images, self.seconds)
         (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         for path in draft.iterdir():
             os.replace(path, self.output / path.name)
         draft.rmdir()
+        write_card(self.output)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
         save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
 

@@ -2,9 +2,10 @@
 
     accelerate launch training/evaluate.py --model runs/adapt_default
 
-Writes the key `evaluation` of the model's report.json, and samples/evaluation.png. Beside the model's own figures stand floors and ceilings
-that say what a figure means: the training pictures again and again, the same with augmentation, the model that
-training began from, and fresh draws of the true distribution.
+Writes the key `evaluation` of the model's report.json and brings its card up to date; draws samples/evaluation.png, nearest.png
+(is it copying?) and, where there is none, grid.png. Beside the model's own figures stand floors and ceilings that say what
+a figure means: the training pictures again and again, the same with augmentation, the model that training began from, and
+fresh draws of the true distribution.
 """
 
 import logging
@@ -22,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from sharingan_hub import SharinganPipeline, hub
-from sharingan_hub.cards import metrics_table
+from sharingan_hub.cards import metrics_table, write_card
 from sharingan_hub.features import SIDE, feature_network, features_of, nearest
 from training import augment, metrics
-from training.checkpoints import write_json
+from training.checkpoints import emblem_grid, save_picture, write_json
 from training.data import load_pictures
 from training.metrics import Estimate
 from training.sampling import seeded
@@ -34,6 +35,7 @@ logger = logging.getLogger("training.evaluate")
 
 UNSEEN = 2**30  # seeds of true emblems from here on are for measuring, never for training
 SHAPES = 256  # pictures whose symmetry and roundness are measured
+STRIP_SIDE = 128  # pixels of a picture in nearest.png
 TURNS = 8  # a copy is a copy whichever way it is turned
 
 
@@ -281,12 +283,20 @@ def evaluate(config: EvaluateConfig) -> Path:
     target = folder if Path(config.model).is_dir() else Path("evaluation")
     target.mkdir(exist_ok=True)
     write_json(report | {"evaluation": result}, target / "report.json")
-    from training.plots import evaluation_picture
+    from training.plots import evaluation_picture, nearest_picture
 
     close, which = nearest(fake, reference.training)
-    likest = close[:, 0].argsort()[:8]
-    owners = reference.training_pictures[which[likest, 0] % len(reference.training_pictures)]
-    evaluation_picture(result["rows"], images[:32], images[likest], owners, target / "samples" / "evaluation.png")
+    likest, samples = close[:, 0].argsort()[:8], target / "samples"
+    own = which[likest, 0] % len(reference.training_pictures)
+    owners = reference.training_pictures[own]
+    evaluation_picture(result["rows"], images[:32], images[likest], owners, samples / "evaluation.png")
+    large = draw(pipe, [config.seed + int(i) for i in likest], config.truncation_psi, STRIP_SIDE)
+    large_owners = (load_pictures(train_data, STRIP_SIDE).batch(own.tolist())[0] + 1) / 2
+    nearest_picture(large, large_owners, samples / "nearest.png")
+    if not (samples / "grid.png").is_file():
+        save_picture(emblem_grid(pipe), samples / "grid.png")
+    if target == folder:
+        write_card(folder)
     logger.info("%s", metrics_table(result))
     return target
 

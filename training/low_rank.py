@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from sharingan_hub import hub
 from sharingan_hub.adapters import AdapterReport, is_factorized, make_adapter, matrix_shape
+from sharingan_hub.card_facts import told_name
 from training.sampling import seeded
 
 
@@ -82,10 +83,9 @@ def merged(generator: Any) -> Any:
 def write_adapter(base_model: str, adapted: Any, folder: Path, rank: int | None) -> AdapterReport:
     """Write what a run changed of its base as an adapter; see sharingan_hub.adapters.make_adapter.
 
-    base_model: folder or Hub id of the base, of a folder only the last part is told to others.
+    base_model: folder or Hub id of the base; others are told its told_name.
     adapted: the generator that is published, with plain weights.
     rank: that of add_low_rank; None where all of what changed is kept.
     """
-    path = hub.locate(base_model)
-    name = path.resolve().name if Path(base_model).expanduser().is_dir() else base_model
-    return make_adapter(hub.read_generator(path), adapted, folder, rank, name)
+    base = hub.read_generator(hub.locate(base_model))
+    return make_adapter(base, adapted, folder, rank, told_name(base_model))

@@ -61,6 +61,15 @@ def evaluation_picture(
     save_figure(figure, path)
 
 
+def nearest_picture(likest: Tensor, owners: Tensor, path: Path) -> None:
+    """A strip: samples most like a training picture (eight, nearest first), and below each that picture."""
+    figure = new_figure(11, 3.3)
+    above, below = figure.subplots(2, 1)
+    show_pictures(above, likest, 8, "Of all samples measured, the eight nearest to a training picture")
+    show_pictures(below, owners, 8, "The training picture nearest to each")
+    save_figure(figure, path)
+
+
 def curves(
     axes: Any, lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]], x: str, y: str
 ) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.utils import prune as masks
 
 from sharingan_hub import hub, ticket
+from sharingan_hub.cards import write_card
 from training.adapt import AdaptConfig, freeze_parts
 from training.checkpoints import list_checkpoints, replaced_folder, write_json
 from training.sampling import seeded
@@ -106,7 +107,9 @@ def prune(config: PruneConfig) -> Path:
             copy_whole(judge, folder / judge.name)
         describe(folder, number, sparse=bool(kept))
     for path in sorted(folder.iterdir()):
-        copy_whole(path, output / path.name)
+        if path.name != "README.md":  # that of output_dir may have been edited
+            copy_whole(path, output / path.name)
+    write_card(output)
     if config.push_to_hub:
         publish = getattr(hub, "publish", None)  # checked before training began
         assert publish is not None
@@ -202,7 +205,7 @@ def masks_of_ticket(folder: Path) -> dict[str, Tensor]:
 
 
 def describe(folder: Path, number: int, sparse: bool) -> None:
-    """Write a round's ticket, where it is sparse, and into its report how sparse it is and what the file came to."""
+    """Write a round's ticket, where it is sparse, and into its report and card how sparse it is and what the file came to."""
     report = hub.read_json(folder / "report.json")
     if "sparsity" in report:
         return
@@ -220,6 +223,7 @@ def describe(folder: Path, number: int, sparse: bool) -> None:
         "ticket_bytes": size,
     }
     write_json(report, folder / "report.json")
+    write_card(folder)
 
 
 def copy_whole(source: Path, target: Path) -> None:

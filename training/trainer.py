@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sharingan_hub import hub
+from sharingan_hub.cards import write_card
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from sharingan_hub.ticket import remove_masks
 from training import augment
@@ -33,6 +34,7 @@ from training.checkpoints import list_checkpoints, picture_grid, replaced_folder
 from training.config import TrainConfig
 from training.game import Game, PictureData
 from training.low_rank import merged
+from training.report import run_report
 from training.sampling import center_styles, draw_latents, generate
 
 logger = logging.getLogger(__name__)
@@ -304,15 +306,8 @@ class Trainer(Game):
         self.saved = self.step
 
     def _export(self) -> None:
-        """The averaged generator as a pipeline, the discriminator beside it, report.json, and a row of the preview."""
+        """The averaged generator as a pipeline, the discriminator beside it, report.json, the card, a row of the preview."""
         config = self.config
-        report = {
-            "steps": self.step,
-            "images": max(0, self.step - config.mapping_steps) * config.batch_size,
-            "minutes": round(self.seconds / 60, 2),
-            "processes": self.accelerator.num_processes,
-            "recipe": asdict(config),
-        }
         generator, discriminator = (
             copy.to("cpu", memory_format=torch.contiguous_format)
             for copy in (merged(self.average), deepcopy(self.discriminator))
@@ -325,7 +320,10 @@ class Trainer(Game):
                 discriminator.save_pretrained(temporary)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
         save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
+        images = max(0, self.step - config.mapping_steps) * config.batch_size
+        report = run_report(config, self.dataset, self.accelerator, self.step, images, self.seconds)
         write_json(report, self.output / "report.json")
+        write_card(self.output)
 
     def _finish(self) -> None:
         """Write what is not yet written, the preview strip among it, and publish."""
@@ -346,6 +344,7 @@ class Trainer(Game):
                     top += picture.height
                 save_picture(strip, self.output / "samples" / "preview.png")
                 self._write_samples()
+                write_card(self.output)  # again: it shows those pictures
             logger.info("Step %d after %.1f minutes: %s is complete.", self.step, self.seconds / 60, self.output)
             if self.config.push_to_hub:
                 publish = getattr(hub, "publish", None)  # checked before training began

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -548,12 +549,19 @@ def test_an_adapted_model_draws_orders_that_no_picture_has(tmp_path):
         resolution=32,
         batch_size=8,
         max_steps=2,
+        freeze_generator=["fc", "convs"],
         report_to="none",
     )
     pipe = SharinganPipeline.from_pretrained(adapt.adapt(config))
     np.testing.assert_allclose(pipe.generator_model.config.order_probs, [0, 0, 2 / 3, 0, 1 / 3, 0, 0, 0])
     images = pipe(seeds=[1, 2, 3], order=8, output_size=128, output_type="pt").images
     assert (symmetry_score(images, 8) > 0.9).all() and (symmetry_score(images, 7) < 0.5).all()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "adapted to 3 pictures" in card and re.search(r"\| pictures seen \| 16; [\d,]{5,} before that", card)
+    adapter = (tmp_path / "out" / "adapter" / "README.md").read_text()  # it can be published by itself
+    assert "- adapter\n" in adapter and "| steps | 2 of 8 pictures at 32 px |" in adapter
+    assert "(samples/grid.png)" in adapter and (tmp_path / "out" / "adapter" / "samples" / "grid.png").is_file()
+    assert "| made from | `sharingan_hub/embedded/source`, inside" in adapter
 
 
 def grey(count: int) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from sharingan_hub import hub
@@ -138,7 +139,8 @@ def test_the_result_is_a_plain_ddpm_pipeline(tmp_path):
     }
     assert not list(tmp_path.glob(".*"))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoints", "model_index.json", "report.json", "samples", "scheduler", "unet"}
+    assert names == {"README.md", "checkpoints", "model_index.json", "report.json", "samples", "scheduler", "unet"}
+    assert "sharingan-hub" not in ModelCard.load(tmp_path / "README.md").data.tags  # our own loader does not open it
 
 
 def test_samples_are_those_of_the_librarys_pipeline(tmp_path):

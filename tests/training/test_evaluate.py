@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
+from sharingan_hub.cards import metrics_table
 from training import evaluate
+from training.data import load_pictures
 from training.emblems import sample_emblems, write_folder
 from training.evaluate import EvaluateConfig
 from training.metrics import Estimate
@@ -67,8 +69,44 @@ def test_the_command_adds_to_the_report_and_draws_the_page(model, capsys):
     assert own["kid"][0] > result["rows"]["true draws"]["kid"][0] and own["kid"][1] > 0
     with Image.open(model / "samples" / "evaluation.png") as page:
         assert page.width > 1000
+    card = (model / "README.md").read_text()
+    assert metrics_table(result) in card and "(samples/nearest.png)" in card and "(samples/grid.png)" in card
     evaluate.main(arguments)
     assert json.loads((model / "report.json").read_text()) == report  # the same seeds, the same figures
+
+
+def test_the_strip_shows_the_nearest_samples_above_their_training_pictures(model, monkeypatch):
+    """Of a model that draws noise, but for eight seeds a training picture, turned, the strip shows those eight."""
+    sizes = {
+        64: evaluate.training_pictures(str(FEW_SHOT)),
+        128: (load_pictures(str(FEW_SHOT), 128).batch(range(15))[0] + 1) / 2,
+    }
+    shown = {}
+
+    def draw(pipe, seeds, psi, size=64):
+        noise = torch.rand(len(seeds), 3, size, size, generator=torch.Generator().manual_seed(0))
+        return torch.stack(
+            [sizes[size][seed - 40].rot90(1, (1, 2)) if 40 <= seed < 48 else noise[i] for i, seed in enumerate(seeds)]
+        )
+
+    monkeypatch.setattr(evaluate, "draw", draw)
+    monkeypatch.setattr("training.plots.nearest_picture", lambda *strip: shown.update(strip=strip))
+    evaluate.evaluate(EvaluateConfig(str(model), samples=100, reference_samples=100))
+    likest, owners, path = shown["strip"]
+    assert torch.equal(likest, owners.rot90(1, (2, 3))) and path == model / "samples" / "nearest.png"
+    assert sorted(int((sizes[128] - own).abs().sum(dim=(1, 2, 3)).argmin()) for own in owners) == list(range(8))
+
+
+def test_a_grid_that_is_there_stays(model):
+    (model / "samples").mkdir()
+    Image.new("RGB", (3, 3)).save(model / "samples" / "grid.png")
+    (model / "README.md").write_text("# Mine\n")
+    evaluate.evaluate(EvaluateConfig(str(model), samples=100, reference_samples=100))
+    with Image.open(model / "samples" / "grid.png") as grid:
+        assert grid.size == (3, 3)
+    with Image.open(model / "samples" / "nearest.png") as strip:
+        assert strip.width > 1000
+    assert (model / "README.md").read_text().endswith("---\n# Mine\n")
 
 
 def test_without_a_true_distribution_only_what_needs_none_is_measured(model, tmp_path):

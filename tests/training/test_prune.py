@@ -308,6 +308,9 @@ def test_every_round_is_a_sparse_checkpoint_folder(search, family):
         assert report["round"] == number and report["sparsity"] == pytest.approx(expected, abs=0.002)
         assert report["ticket_bytes"] == (folder / "ticket.safetensors").stat().st_size
         assert report["layers"].keys() == prunable(build(family)).keys()
+        assert (
+            f"{report['sparsity']:.1%} of the weights that may be pruned are zero" in (folder / "README.md").read_text()
+        )
     pruned = {name: weights(output / "round_1")[name] == 0 for name in prunable(build(family))}
     assert all((weights(output / "round_2")[name] == 0)[zeros].all() for name, zeros in pruned.items())
     limit = torch.cat([dense[name][~zeros].abs() for name, zeros in pruned.items()]).min()
@@ -318,6 +321,15 @@ def test_every_round_is_a_sparse_checkpoint_folder(search, family):
         name: value.tolist() for name, value in weights(output / "round_2").items()
     }
     assert (output / "ticket.safetensors").is_file() and (output / "discriminator" / hub.WEIGHTS).is_file()
+
+
+def test_the_card_of_the_result_keeps_what_its_owner_wrote(search):
+    output = search("run", rounds=1)
+    card = (output / "README.md").read_text()
+    assert "- lottery-ticket\n" in card and "(samples/preview.png)" in card
+    (output / "README.md").write_text(card + "Mine.\n")
+    assert search("run", rounds=1, resume_from="latest") == output
+    assert (output / "README.md").read_text() == card + "Mine.\n"
 
 
 def test_each_round_begins_from_the_rewinding_point(search):

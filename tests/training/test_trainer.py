@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -544,6 +545,21 @@ def test_the_result_is_a_checkpoint_folder(tmp_path, network):
     with Image.open(tmp_path / "samples" / "preview.png") as strip:
         assert strip.size == (8 * 16, 12 * 16)
     assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "sharingan-hub" in card.data.tags and "| steps | 50 of 8 pictures at 16 px |" in card.text
+    assert f"{report['hardware']['name']}, " in card.text and "(samples/preview.png)" in card.text
+    assert "(samples/step_00000050.png)" in card.text and report["energy_wh"] is not None
+
+
+def test_each_export_renews_the_card_and_keeps_what_its_owner_wrote(tmp_path):
+    make(tmp_path, max_steps=2).train()
+    readme = tmp_path / "README.md"
+    card = readme.read_text()
+    assert "| steps | 2 of 8" in card
+    readme.write_text(card.replace("## Limits", "## My limits") + "Mine.\n")
+    make(tmp_path, max_steps=4, resume_from="latest").train()
+    after = readme.read_text()
+    assert "| steps | 4 of 8" in after and "## My limits" in after and after.endswith("Mine.\n")
 
 
 def test_the_generator_learns_a_colour(tmp_path):
