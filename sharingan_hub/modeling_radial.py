@@ -3,7 +3,8 @@
 StyleGAN2-style layers (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN") synthesise one polar
 wedge (radius x angle). The wedge is periodic in angle and stands n times around the centre, so a picture of order n is
 n-fold symmetric by construction. What the wedge holds is not colour but K logits: they are interpolated to the pixels
-first and the softmax comes after, so edges stay one pixel wide at any output size.
+first and the softmax comes after, so edges stay one pixel wide at any output size. Between two whole orders one more
+wedge opens like a fan, which is how a picture turns into one of another order.
 
 Needs torch and diffusers only: the same file is shipped inside every checkpoint as remote code.
 """
@@ -49,6 +50,29 @@ def pixel_polar(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
         x, y = axis[None, :], -axis[:, None]
         return torch.sqrt(x * x + y * y), torch.atan2(y, x)
+
+
+def unfold(wedges: Tensor, order: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Place in the wedge of each pixel while one more wedge opens: order n + f is n wedges and one of f times their width.
+
+    It opens on the side opposite the phase, between two motifs: these stand at turn 0, so at turn 0.5. In it the pattern
+    grows out of what that border looks like, lest it begin as a needle.
+
+    Args:
+        wedges: angle from the phase, in wedges, (N, R, S).
+        order: n + f, (N, 1, 1).
+        turn: place in the wedge for whole orders, which keep it, (N, R, S).
+
+    Returns:
+        Place in the wedge, and how far the pattern has grown; both from 0 to 1, (N, R, S).
+    """
+    whole = order.floor()
+    part = order - whole
+    place = torch.remainder(wedges - (whole / 2).floor() - 0.5, order)
+    new = place < part  # not so where part is 0
+    opened = torch.where(new, place / part.clamp(min=1e-6), place - part)
+    turn = torch.where(part > 0, torch.remainder(opened + 0.5, 1.0), turn)
+    return turn, torch.where(new, 1 - (1 - part) ** 2, torch.ones_like(turn))
 
 
 class EqualizedLinear(nn.Module):
@@ -201,6 +225,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def synthesis(self, ws: Tensor, output_size: int | None = None, palette: Tensor | None = None) -> Tensor:
         """ws (N, num_ws, w_dim) -> pictures (N, 3, S, S) in [-1, 1].
 
+        The order in ws may lie between two whole ones: order n + f shows n wedges and a part f of one more.
         `palette`, (K, 3) or (N, K, 3) in [0, 1], takes the place of the styles' own colours; the shading stays.
         """
         size = output_size or self.resolution
@@ -282,16 +307,24 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         round_logits, pattern_logits = logits
         radius, angle = (grid[rows] for grid in pixel_polar(size, condition.device))
         order, phase = condition[:, 0, None, None].float(), condition[:, 1, None, None].float()
-        turn = torch.remainder((angle - phase) * (order / (2 * math.pi)), 1.0)
+        wedges = (angle - phase) * (order / (2 * math.pi))
         pad, cells = 2, pattern_logits.shape[3]
-        grid_x = (turn * cells + pad) * (2 / (cells + 2 * pad)) - 1
-        grid_y = (radius * (2 / self.extent) - 1).expand_as(grid_x)
-        grid = torch.stack([grid_x, grid_y], dim=3)
         padded = wrap(pattern_logits, pad)
-        pattern = F.grid_sample(padded, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+        def look_up(values: Tensor, turn: Tensor) -> Tensor:
+            grid_x = (turn * cells + pad) * (2 / (cells + 2 * pad)) - 1
+            grid = torch.stack([grid_x, (radius * (2 / self.extent) - 1).expand_as(grid_x)], dim=3)
+            return F.grid_sample(values, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+        turn = torch.remainder(wedges, 1.0)
+        if (order == order.floor()).all():
+            pattern = look_up(padded, turn)
+        else:
+            turn, grown = unfold(wedges, order, turn)
+            pattern = torch.lerp(look_up(padded, torch.full_like(turn, 0.5)), look_up(padded, turn), grown[:, None])
         # Outside the inscribed circle there is background, which is round.
         pattern = pattern - 20 * (radius - 1).clamp(min=0)
-        rings = F.grid_sample(round_logits, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        rings = look_up(round_logits, turn)
         sharpness = self.log_temperature.float().exp() * (size / REFERENCE_SIZE)
         frame, ground = torch.softmax(rings * sharpness, dim=1).split(self.layers, dim=1)
         # The pattern competes with "nothing here", whose logit is 0.

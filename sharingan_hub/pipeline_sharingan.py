@@ -177,7 +177,6 @@ class SharinganPipeline(DiffusionPipeline):
             raise ValueError(f"batch_size is {batch_size}, but seeds holds {len(seeds)}")
         return seeds
 
-    @torch.no_grad()
     def prepare_latents(
         self,
         seeds: Sequence[int],
@@ -185,34 +184,55 @@ class SharinganPipeline(DiffusionPipeline):
         order: int | Sequence[int] | None = None,
         phase: float | Sequence[float] | None = None,
     ) -> Tensor:
-        """Seeds -> truncated latents (N, num_ws, w_dim), float32, each of its seed alone.
+        """Seeds -> truncated latents (N, num_ws, w_dim), float32, each of its seed alone."""
+        z, orders = self.prepare_z(seeds, order)
+        return self.map_z(z, truncation_psi, orders, phase)
+
+    def prepare_z(
+        self, seeds: Sequence[int], order: int | Sequence[int] | None = None
+    ) -> tuple[Tensor, list[int] | None]:
+        """Seeds -> z (N, z_dim), and the N orders, given or drawn after z; None where the generator has none."""
+        model = self.generator_model
+        draws = [np.random.RandomState(seed) for seed in seeds]
+        z = torch.from_numpy(np.stack([draw.randn(model.z_dim) for draw in draws]))
+        z = z.to(self.device, self.dtype)
+        if order is not None:
+            return z, self.check_order(order, len(seeds))
+        if "order" not in model.conditions:
+            return z, None
+        probs = model.config.order_probs
+        probs = None if probs is None else np.asarray(probs, dtype=np.float64) / np.sum(probs)
+        return z, [int(draw.choice(model.config.max_order, p=probs)) + 1 for draw in draws]
+
+    @torch.no_grad()
+    def map_z(
+        self,
+        z: Tensor,
+        truncation_psi: float = 0.7,
+        order: int | Sequence[int] | None = None,
+        phase: float | Sequence[float] | None = None,
+    ) -> Tensor:
+        """z (N, z_dim), with orders where the generator has them -> truncated latents (N, num_ws, w_dim), float32.
 
         Truncation is w_avg + psi (w - w_avg) (Karras et al. 2019, section B), about the average of the picture's order
         where the generator has an average for each.
         """
         model = self.generator_model
         psi = finite("truncation_psi", truncation_psi)
-        draws = [np.random.RandomState(seed) for seed in seeds]
-        z = torch.from_numpy(np.stack([draw.randn(model.z_dim) for draw in draws]))
-        z = z.to(self.device, self.dtype)
         w_avg = model.w_avg.float()
-        if "order" not in model.conditions:
+        if order is None:
             w = model.mapping(z).float()
             return model.broadcast(w_avg + psi * (w - w_avg)).contiguous()
-        if order is None:
-            probs = model.config.order_probs
-            probs = None if probs is None else np.asarray(probs, dtype=np.float64) / np.sum(probs)
-            orders = [int(draw.choice(model.config.max_order, p=probs)) + 1 for draw in draws]
-        else:
-            orders = self.check_order(order, len(seeds))
-        n = torch.tensor(orders, device=z.device)
+        n = torch.tensor(self.check_order(order, len(z)), device=z.device)
         w = model.mapping(z, n).float()
         center = w_avg[n - 1]
-        phases = per_picture("phase", 0.0 if phase is None else phase, len(seeds), finite)
+        phases = per_picture("phase", 0.0 if phase is None else phase, len(z), finite)
         return model.broadcast(center + psi * (w - center), n, torch.tensor(phases, device=z.device))
 
     def check_order(self, order: int | Sequence[int], count: int) -> list[int]:
         """One order, or one for each picture, as a list of `count`."""
+        if "order" not in self.generator_model.conditions:
+            raise ValueError(f"order was given, but {type(self.generator_model).__name__} does not take it")
         max_order = self.generator_model.config.max_order
         return per_picture("order", order, count, lambda name, value: whole_number(name, value, 1, max_order))
 
@@ -238,10 +258,9 @@ class SharinganPipeline(DiffusionPipeline):
         if phase is not None:
             ws[:, -1, 1] = torch.tensor(per_picture("phase", phase, len(ws), finite), device=ws.device)
         orders, max_order = ws[:, -1, 0], model.config.max_order
-        wrong = (orders != orders.round()) | (orders < 1) | (orders > max_order)
+        wrong = (orders < 1) | (orders > max_order)  # between whole orders lies a morph
         if wrong.any():
-            first = orders[wrong][0].item()
-            raise ValueError(f"latents holds order {first:g}; it must be a whole number from 1 to {max_order}")
+            raise ValueError(f"latents holds order {orders[wrong][0].item():g}; it must be from 1 to {max_order}")
         return ws
 
     def prepare_palette(self, palette: Tensor | np.ndarray | Sequence, count: int) -> Tensor:
@@ -269,23 +288,38 @@ class SharinganPipeline(DiffusionPipeline):
         """Name and weight of each adapter that is loaded."""
         return {} if self._laid is None else self._blend().weights
 
-    def load_adapter(self, folder: str | os.PathLike, weight: float = 1.0, name: str | None = None) -> None:
+    def load_adapter(
+        self,
+        folder: str | os.PathLike,
+        weight: float = 1.0,
+        name: str | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> None:
         """Lay a small fine-tune (sharingan_hub.adapters) over the generator's weights, beside those already there.
 
         Each adapter's change, times its weight, is added to the weights of the base. A generator with orders draws them
         in the adapter's mix, as far as the weight says.
 
         Args:
-            folder: local folder with adapter_config.json and adapter.safetensors.
+            folder: Hub id ("user/name") or local folder of an adapter (adapter_config.json and adapter.safetensors), or of
+                a checkpoint that has one in its folder `adapter`.
             weight: 1 is the fine-tune itself, 0 the base; others are allowed.
-            name: what to call it, the folder's name unless given. Loading it again by its name changes its weight.
+            name: what to call it, the Hub id or the folder's name unless given. Loading it again by its name changes its
+                weight.
+            revision: branch, tag or commit on the Hub.
+            token: Hub token, for private repositories.
+            local_files_only: use the local cache of the Hub and no network.
 
         Raises:
-            ValueError, TypeError: an argument is outside its range or of another type; CheckpointError is a ValueError
-                too: it is no adapter, or one for another base.
+            ValueError, TypeError: an argument is outside its range or of another type.
+            sharingan_hub.hub.HubError: it cannot be fetched, is no adapter, or one for another base. Where it is the folder
+                that is at fault, this is a ValueError too.
             ImportError: adapters need the sharingan-hub package.
         """
-        self._blend().add(folder, finite("weight", weight), name)
+        self._blend().add(folder, finite("weight", weight), name, revision, token, local_files_only)
 
     def unload_adapter(self, name: str | None = None) -> None:
         """Take one adapter off, or all (None); without any, the weights are bit for bit those of the base.
@@ -299,7 +333,7 @@ class SharinganPipeline(DiffusionPipeline):
     def _blend(self) -> Any:
         """What lays adapters over the generator; a new one where the generator is another than before."""
         if self._laid is None or self._laid.generator is not self.generator_model:
-            self._laid = import_room("adapters").Blend(self.generator_model)
+            self._laid = import_room("blend").Blend(self.generator_model)
         return self._laid
 
     def save_pretrained(  # type: ignore[override]
@@ -364,9 +398,11 @@ class SharinganPipeline(DiffusionPipeline):
     ) -> "SharinganPipeline":
         """Open a checkpoint. Reads JSON and safetensors only: no code that came with the checkpoint is run.
 
+        Of an adapter, the base that its configuration or card names is opened, and the adapter laid over it.
+
         Args:
-            pretrained_model_name_or_path: Hub id ("user/name") or local folder; None is the model inside the package,
-                which needs no network.
+            pretrained_model_name_or_path: Hub id ("user/name") or local folder, of a checkpoint or an adapter; None is the
+                model inside the package, which needs no network.
             revision: branch, tag or commit on the Hub.
             dtype: of the weights, float32 unless given; `torch_dtype` is its older name.
             token: Hub token, for private repositories.
@@ -383,7 +419,12 @@ class SharinganPipeline(DiffusionPipeline):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype is {dtype!r}; it must be a floating-point torch.dtype, such as torch.bfloat16")
         folder = hub.locate(pretrained_model_name_or_path, revision, token, local_files_only)
-        return cls(hub.read_generator(folder, torch.float32 if dtype is None else dtype))
+        adapted = import_room("adapters").is_adapter(folder)
+        base = import_room("blend").locate_base(folder, token, local_files_only) if adapted else folder
+        pipe = cls(hub.read_generator(base, torch.float32 if dtype is None else dtype))
+        if adapted:
+            pipe.load_adapter(folder)
+        return pipe
 
 
 def import_room(name: str) -> Any:

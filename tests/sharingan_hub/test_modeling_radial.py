@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, upsample_wedge, wrap
+from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, unfold, upsample_wedge, wrap
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,96 @@ def test_order_and_phase_travel_in_the_last_row(generator):
     assert ws.shape == (2, generator.num_ws, 16) and generator.style_ws == generator.num_ws - 1
     assert torch.equal(ws[:, -1, :2], torch.stack([order.float(), phase], dim=1)) and not ws[:, -1, 2:].any()
     assert all(torch.equal(ws[:, i], w) for i in range(generator.style_ws))
+
+
+def styles(generator: RadialGenerator, orders: list[float], phase: float = 0.0) -> torch.Tensor:
+    """Latents of one style for each of the orders, fractions included."""
+    w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(4)), torch.tensor([2]))
+    count = len(orders)
+    return generator.broadcast(w.expand(count, -1), torch.tensor(orders), torch.full((count,), phase)).detach()
+
+
+@settings(max_examples=50, deadline=None)
+@given(order=st.integers(1, 8), part=st.floats(0.01, 0.99))
+def test_between_orders_one_wedge_opens_among_whole_ones(order, part):
+    angle = torch.linspace(-math.pi, math.pi, 7001)[None, None]  # the whole circle, ends included
+    exact = torch.tensor(order + part)
+    wedges = angle * exact / (2 * math.pi)
+    turn, grown = unfold(wedges, exact.view(1, 1, 1), torch.remainder(wedges, 1))
+    steps = torch.remainder(turn.diff(dim=2) + 0.5, 1) - 0.5
+    width = exact / 7000
+    new = grown < 1
+    assert abs(new.float().mean() - part / exact) < 1e-3  # as wide as its part of a wedge
+    inside = ~new[..., 1:] & ~new[..., :-1]
+    assert torch.allclose(steps[inside], width, atol=1e-4)  # the others: undistorted
+    assert torch.allclose(steps[new[..., 1:] & new[..., :-1]], width / part, atol=1e-4)
+    assert turn[new].max() - turn[new].min() > 1 - 2 * width / part  # a whole one
+    assert steps.abs().max() <= width / part + 1e-4  # and no tear anywhere
+    assert turn[0, 0, 3500] < 1e-4 or turn[0, 0, 3500] > 1 - 1e-4  # the motif at the phase stands still
+    assert torch.allclose(grown[new], torch.tensor(1 - (1 - part) ** 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("order", range(1, 8))
+def test_a_morph_begins_and_ends_at_whole_orders(generator, order):
+    ws = styles(generator, [order, order + 1e-3, order + 1 - 1e-3, order + 1], 0.4)
+    with torch.no_grad():
+        first, begun, nearly, last = generator.synthesis(ws, 128)
+    assert (begun - first).abs().mean() < 5e-3 < (last - first).abs().mean()
+    assert (nearly - last).abs().mean() < 5e-3
+
+
+def test_a_morph_shows_no_tear(generator):
+    """Across the negative x axis, where angles jump, neighbouring pixels differ no more than others."""
+    with torch.no_grad():
+        for order in (2.5, 3.5, 6.3):
+            left = generator.masks(styles(generator, [order]), output_size=256)[..., :128]
+            across = (left[..., 127, :] - left[..., 128, :]).abs().mean()
+            beside = (left[..., 120:128, :].diff(dim=2)).abs().mean()
+            assert across < 2 * beside
+
+
+def test_the_new_motif_grows_where_the_wedge_opens(generator):
+    """A motif a quarter of a wedge wide: at order 3 + f the new one is on the left, and comes once it is strong enough."""
+    cells = torch.arange(64)
+    motif = torch.where((cells < 8) | (cells >= 56), 5.0, -5.0).expand(1, 1, 32, 64)
+    rounds = torch.tensor([-20.0] * 3 + [20.0] * 2).view(1, 5, 1, 1).expand(-1, -1, 64, -1)  # all of it is ground
+    seen = []
+    for order in (3.0, 3.1, 3.2, 3.5, 3.9, 4.0):
+        condition = torch.tensor([[order, 0.0]])
+        with torch.no_grad():
+            masks = generator._masks((rounds, motif.expand(-1, 3, -1, -1)), condition, 128, slice(None))
+        pattern = masks[0, 5:].sum(dim=0)
+        assert pattern[64, 100] > 0.99  # at the phase
+        seen.append(pattern[64, 27].item())
+    assert max(seen[:3]) < 0.01 and min(seen[3:]) > 0.99  # 1 - (1 - f)**2 is half at f = 0.29
+
+
+def test_whole_orders_cost_nothing_more_and_stay_the_same_beside_fractions(generator, monkeypatch):
+    look_ups = []
+    sample = F.grid_sample
+    monkeypatch.setattr(F, "grid_sample", lambda *args, **options: look_ups.append(1) or sample(*args, **options))
+    ws = styles(generator, [3, 3.4, 4, 7.5])
+    whole = generator.synthesis(ws[[0, 2]], 48)
+    assert len(look_ups) == 2
+    assert (generator.synthesis(ws, 48)[[0, 2]] - whole).abs().max() < 1e-5  # another batch rounds otherwise
+    look_ups.clear()
+    with torch.no_grad():
+        drawn = generator.synthesis(ws, 48)
+        assert len(look_ups) == 2 + 3 + 2 + 3
+        assert (drawn[[0, 2]] - whole).abs().max() < 1e-5
+    assert (drawn[1] - drawn[0]).abs().max() > 0.02  # a fraction shows
+
+
+def test_gradients_pass_through_a_morph(generator):
+    ws = styles(generator, [3, 2.5]).requires_grad_()
+    generator.synthesis(ws, 48).square().mean().backward()
+    assert ws.grad.isfinite().all() and ws.grad[:, :-1].abs().sum(dim=(1, 2)).min() > 0
+    assert ws.grad[1, -1, :2].abs().min() > 0  # order and phase
+    step = torch.zeros_like(ws)
+    step[1, -1, 0] = 1e-3
+    with torch.no_grad():  # between whole orders the order's own gradient is the slope of the loss
+        up, down = (generator.synthesis(ws + s, 48).double().square().mean() for s in (step, -step))
+    assert (up - down).item() / 2e-3 == pytest.approx(ws.grad[1, -1, 0].item(), rel=0.1)
 
 
 def test_modulated_convolution_is_the_papers_per_sample_weights():

@@ -171,6 +171,22 @@ def test_order_and_phase_given_with_latents_replace_those_inside(radial):
     assert torch.equal(base.latents, kept)  # the caller's tensor stays as it is
 
 
+def test_between_two_orders_of_latents_lies_a_morph(radial):
+    latents = radial.prepare_latents([4] * 4, order=2)
+    latents[:, -1, 0] = torch.tensor([2, 2.001, 2.5, 3])
+    images = radial(latents=latents, output_type="pt").images
+    assert (images[0] - images[1]).abs().mean() < 0.01
+    assert (images[2] - images[0]).abs().mean() > 0.01 and (images[2] - images[3]).abs().mean() > 0.01
+
+
+def test_z_and_the_mapping_are_what_seeds_go_through(pipe):
+    z, orders = pipe.prepare_z([7, 8])
+    assert np.array_equal(z.numpy(), np.stack([np.random.RandomState(s).randn(16) for s in (7, 8)]).astype("float32"))
+    latents = pipe.prepare_latents([7, 8], 0.5)
+    assert torch.equal(pipe.map_z(z, 0.5, orders), latents)
+    assert orders == (latents[:, -1, 0].tolist() if "order" in pipe.generator_model.conditions else None)
+
+
 def test_a_full_turn_of_the_phase_over_the_order_is_the_same_picture(radial):
     images = radial(seeds=[8, 8, 8], order=3, phase=[0, 2 * np.pi / 3, 1.0], output_type="pt").images
     torch.testing.assert_close(images[0], images[1], atol=2e-3, rtol=0)
@@ -348,9 +364,10 @@ def test_postprocessing_without_its_room_says_what_to_install(pipe, monkeypatch,
         (
             {"latents": torch.zeros(1, 7, 12)},
             ValueError,
-            "latents holds order 0; it must be a whole number from 1 to 4",
+            "latents holds order 0; it must be from 1 to 4",
         ),
-        ({"latents": torch.full((1, 7, 12), 1.5)}, ValueError, "latents holds order 1.5"),
+        ({"latents": torch.full((1, 7, 12), 4.5)}, ValueError, "latents holds order 4.5"),
+        ({"latents": torch.ones(1, 7, 12), "order": 1.5}, TypeError, "order is 1.5; it must be a whole number"),
         ({"latents": torch.ones(1, 7, 12), "seeds": 1}, ValueError, "latents and seeds were both given"),
         ({"latents": torch.ones(1, 7, 12), "batch_size": 3}, ValueError, "batch_size is 3, but latents holds 1"),
     ],
@@ -612,7 +629,10 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(stylegan2, tmp_path, c
 def test_resolution_of_a_size_free_generator_is_bounded(radial, tmp_path):
     radial.save_pretrained(tmp_path)
     edit_json(tmp_path / CONFIG, resolution=500_000)
-    with pytest.raises(hub.CheckpointError, match="resolution is 500000; it must be 4 to 8192"):
+    with pytest.raises(
+        hub.CheckpointError,
+        match="resolution = 500000, which no generator has; it must be a whole number from 4 to 8192",
+    ):
         SharinganPipeline.from_pretrained(tmp_path)
 
 
