@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sharingan_hub import repair
+from sharingan_hub import interpolate_command, repair, share
 
 MAX_SEED = 2**32 - 1
 SETTINGS_FILE = "generate.json"
@@ -124,16 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: %(default)s)")
     generate.add_argument("--overwrite", action="store_true", help="replace pictures made with other settings")
 
+    interpolate_command.add_commands(command)
     repair.add_commands(command)
-
-    info = command("info", "say what a model is", "sharingan info someone/their-sharingan")
-    info.set_defaults(run=_info)
-    info.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="local folder or Hub id (default: the model that came with the package)",
-    )
+    share.add_commands(command)
 
     space = command("space", "run the Space on this computer", "sharingan space --port 8000")
     space.set_defaults(run=_space)
@@ -368,49 +361,6 @@ def _agree_on_settings(folder: Path, settings: dict[str, Any], overwrite: bool) 
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _info(arguments: argparse.Namespace) -> None:
-    pipe = _load(arguments.model)
-    generator = pipe.generator_model
-    config = generator.config
-    facts = {
-        "model": _model_name(arguments.model),
-        "class": type(generator).__name__,
-        "parameters": f"{sum(parameter.numel() for parameter in generator.parameters()):,}",
-        "resolution": f"{generator.resolution} px"
-        + (", or any other" if "output_size" in generator.conditions else ""),
-    }
-    if "order" in generator.conditions:
-        facts["orders"] = f"1 to {config['max_order']}"
-        probs = config.get("order_probs")
-        if probs:
-            mix = [f"{order}: {p / sum(probs):.0%}" for order, p in enumerate(probs, 1) if p > 0]
-            facts["order mix"] = ", ".join(mix)
-    if "num_masks" in config:
-        facts["masks"] = str(config["num_masks"])
-    for name, value in {**facts, **_card_facts(arguments.model)}.items():
-        # a stranger's text must not steer the terminal
-        print(f"{name + ':':<12}" + "".join(letter for letter in value if letter.isprintable()))
-
-
-def _card_facts(model: str | None) -> dict[str, str]:
-    """Title and licence from the model's README.md, as far as it has them."""
-    from huggingface_hub import ModelCard
-
-    from sharingan_hub.hub import locate
-
-    try:
-        card = ModelCard.load(locate(model) / "README.md", ignore_metadata_errors=True)
-    except Exception:  # no card, or one with a damaged head: the rest is known without it
-        return {}
-    facts = {}
-    title = next((line[2:].strip() for line in card.text.splitlines() if line.startswith("# ")), "")
-    if title:
-        facts["title"] = title
-    if card.data.license:
-        facts["licence"] = str(card.data.license)
-    return facts
 
 
 def _space(arguments: argparse.Namespace) -> None:

@@ -315,7 +315,6 @@ def test_pictures_of_unknown_settings_are_left_alone(tmp_path, capsys, content):
         (["generate", "--batch-size", "1e9"], "--batch-size"),
         (["generate", "--device", "abacus"], "abacus"),
         (["generate", "--model", "missing"], "missing is no local folder"),
-        (["info", "missing"], "missing is no local folder"),
         (["space", "--port", "70000"], "65535"),
     ],
 )
@@ -357,32 +356,6 @@ def test_processes_share_the_seeds(tmp_path, capsys, monkeypatch, stand_in):
     assert len(made(tmp_path)) == 11
 
 
-def test_info_says_what_a_model_is(tmp_path, capsys):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\nText\n\n# Eyes of\x1b[31m fire\n\n# Second\n")
-    assert main(["info", str(tmp_path)]) == 0
-    facts = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert {name: value.strip() for name, value in facts.items()} == {
-        "model": tmp_path.name,
-        "class": "Linear",
-        "parameters": "8",
-        "resolution": "8 px, or any other",
-        "orders": "1 to 4",
-        "order mix": "1: 50%, 3: 25%, 4: 25%",
-        "masks": "6",
-        "title": "Eyes of[31m fire",  # the escape that would colour the terminal is gone
-        "licence": "mit",
-    }
-
-
-@pytest.mark.parametrize("card", [None, "no front matter", "---\n[broken: {yaml\n---\n# T\n", "---\n- list\n---\n"])
-def test_info_does_without_a_card(tmp_path, capsys, card):
-    if card is not None:
-        (tmp_path / "README.md").write_text(card)
-    assert main(["info", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "parameters: 8" in told and "licence" not in told
-
-
 def test_space_is_launched_where_told(monkeypatch):
     launched = {}
     space = types.ModuleType("sharingan_hub.space")
@@ -396,7 +369,7 @@ def test_space_is_launched_where_told(monkeypatch):
     assert launched == {"server_name": "0.0.0.0", "server_port": 8123, "theme": "red"}
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["info"], ["space"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["publish"], ["info"], ["space"]])
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])
