@@ -69,6 +69,23 @@ def update_card(new: str, previous: str | None) -> str:
     return kept_head + body if merged == current else f"---\n{_yaml(merged)}\n---\n{body}"
 
 
+def is_as_written(card: str) -> bool:
+    """Whether a card is ours and nobody has edited, added or taken out anything that a reader sees."""
+    head, body = _split(card)
+    metadata, pairs = _read_head(head), _pairs(body)
+    if metadata is None or {key: _digests(value) for key, value in metadata.items()} != _memory(body):
+        return False
+    outside = "".join(
+        body[a:b]
+        for a, b in zip([0, *(last.end() for _, last in pairs)], [*(first.start() for first, _ in pairs), len(body)])
+    )
+    return (
+        bool(pairs)
+        and all(first[3] == _digest(body[first.end() : last.start()]) for first, last in pairs)
+        and not re.sub("<!--.*?-->", "", outside, flags=re.DOTALL).strip()
+    )
+
+
 def _split(card: str) -> tuple[str | None, str]:
     """The YAML between the lines of dashes, None where there is none, and the text after them."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharingan_hub.card_edits import is_as_written as is_as_written
 from sharingan_hub.card_edits import sealed
 from sharingan_hub.card_edits import update_card as update_card
 from sharingan_hub.card_facts import EMBEDDED, Facts, is_hub_id, number, told_name

@@ -111,7 +111,7 @@ def read_entry(item: Any) -> ModelEntry | None:
     resolution = card.get("resolution")
     return ModelEntry(
         repo_id=repo_id,
-        title=text("model_name") or plain_text(re.sub("[-_]+", " ", repo_id.partition("/")[2])),
+        title=text("title") or text("model_name") or plain_text(re.sub("[-_]+", " ", repo_id.partition("/")[2])),
         base_model=text("base_model"),
         resolution=resolution if type(resolution) is int and 1 <= resolution <= MAX_RESOLUTION else None,
         licence=text("license"),

@@ -309,6 +309,17 @@ def publish(
         return _publish(Path(temporary), repo_id, private, create_pr, revision, token, commit_message)
 
 
+def check_login(token: str | bool | None = None) -> str:
+    """The name of the user that publishing would act for.
+
+    Raises:
+        AccessError: nobody is logged in, or the token is not valid.
+        UnreachableError, RateLimitError: the Hub does not answer.
+    """
+    with explained("Publishing", writing=True), patience(TIMEOUT):
+        return HfApi(token=token).whoami()["name"]
+
+
 def _publish(
     folder: Path,
     repo_id: str,
@@ -403,11 +414,14 @@ def changes(
         report = read_json(files["report.json"])
         if (public := cards.public_report(report)) != report:
             contents["report.json"] = (json.dumps(public, indent=2) + "\n").encode()
-    previous = folder / "README.md"
+    text = str(cards.build_card(folder, repo_id))
+    own = read_text(folder / "README.md")
+    theirs = None
     if card := [file for file in there.siblings or [] if file.rfilename == "README.md"]:
-        previous = fetch(repo_id, there.sha, card, token) / "README.md"
-    text = previous.read_text(encoding="utf-8", errors="replace") if previous.is_file() else None
-    text = cards.update_card(str(cards.build_card(folder, repo_id)), text)
+        theirs = read_text(fetch(repo_id, there.sha, card, token) / "README.md")
+    text = cards.update_card(text, own)
+    if not (own and theirs and cards.is_as_written(theirs)):  # edits that were made there go before those made here
+        text = cards.update_card(text, theirs)
     if not text.strip():
         raise CheckpointError("The model card came out blank: write into README.md what the model is")
     contents["README.md"] = text.encode()
@@ -416,3 +430,8 @@ def changes(
         *(CommitOperationAdd(name, content) for name, content in contents.items()),
         *(CommitOperationDelete(name, is_folder=False) for name in sorted(gone) if is_published(name)),
     ]
+
+
+def read_text(path: Path) -> str | None:
+    """A text file, whatever its bytes; None where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

@@ -35,7 +35,6 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: Python put training/ on the path, the rooms are one folder up
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from accelerate import PartialState
 
 import sharingan_hub
 from sharingan_hub import hub
@@ -86,7 +85,7 @@ def adapt(config: AdaptConfig) -> Path:
 
     Raises:
         ValueError: the config does not fit the data or the base model.
-        TrainingError: training cannot go on.
+        TrainingError: training cannot go on, or its result could not be published.
     """
 
     def freeze(generator: Any, discriminator: Any) -> None:
@@ -95,17 +94,16 @@ def adapt(config: AdaptConfig) -> Path:
         if config.adapter_rank is not None:
             add_low_rank(generator, config.adapter_rank, config.seed)
 
-    folder = train(config, freeze)
-    if not PartialState().is_main_process:  # only that one writes, and it may not have finished the folder yet
-        return folder
-    assert config.base_model is not None
-    adapter = write_adapter(config.base_model, hub.read_generator(folder), folder / "adapter", config.adapter_rank)
-    if adapter.size > ADAPTER_LIMIT:
-        shutil.rmtree(folder / "adapter")
-    else:
-        describe_adapter(folder, adapter.error)
-        logger.info("%s holds the change alone, %.0f kB.", folder / "adapter", adapter.size / 1000)
-    return folder
+    def share_change(folder: Path) -> None:
+        assert config.base_model is not None
+        adapter = write_adapter(config.base_model, hub.read_generator(folder), folder / "adapter", config.adapter_rank)
+        if adapter.size > ADAPTER_LIMIT:
+            shutil.rmtree(folder / "adapter")
+        else:
+            describe_adapter(folder, adapter.error)
+            logger.info("%s holds the change alone, %.0f kB.", folder / "adapter", adapter.size / 1000)
+
+    return train(config, freeze, share_change)
 
 
 def describe_adapter(folder: Path, error: float) -> None:

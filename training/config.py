@@ -77,7 +77,7 @@ class TrainConfig:
         checkpoints_total_limit: checkpoints kept.
         resume_from: a checkpoint folder, or latest, which starts fresh where there is none.
         report_to: tensorboard, trackio or none.
-        push_to_hub: publish the result.
+        push_to_hub: publish each checkpoint in the background, and the result.
         hub_model_id: where to publish it.
         hub_private_repo: publish it privately.
         threads: CPU threads; torch decides where not given.

@@ -35,7 +35,7 @@ from sharingan_hub.cards import write_card
 from training.adapt import AdaptConfig, freeze_parts
 from training.checkpoints import list_checkpoints, replaced_folder, write_json
 from training.sampling import seeded
-from training.train import check_publishing, parse, run, train
+from training.train import check_publishing, parse, publish_result, run, train
 
 SHARE = 0.5  # of what is left, pruned before each round
 
@@ -110,10 +110,7 @@ def prune(config: PruneConfig) -> Path:
         if path.name != "README.md":  # that of output_dir may have been edited
             copy_whole(path, output / path.name)
     write_card(output)
-    if config.push_to_hub:
-        publish = getattr(hub, "publish", None)  # checked before training began
-        assert publish is not None
-        publish(output, config.hub_model_id, private=config.hub_private_repo)
+    publish_result(config, output)
     return output
 
 

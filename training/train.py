@@ -7,6 +7,7 @@ Every key of a recipe is also a flag, and a flag wins over the recipe: see --hel
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+from accelerate import PartialState
 
 import sharingan_hub
 from sharingan_hub import hub
 from training.config import TrainConfig
 from training.discriminators import DISCRIMINATORS
+from training.publishing import publish
 from training.trainer import Trainer, TrainingError
 
 logger = logging.getLogger("training")
@@ -33,14 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(parse(TrainConfig, arguments), train)
 
 
-def train(config: TrainConfig, prepare: Callable[[Any, Any], None] | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    prepare: Callable[[Any, Any], None] | None = None,
+    complete: Callable[[Path], None] | None = None,
+) -> Path:
     """Train as a config says; returns the checkpoint folder.
 
     prepare: called with generator and discriminator before the first step, to freeze parts of them.
+    complete: called with the folder by the process that wrote it, before it is published.
 
     Raises:
         ValueError: the config does not fit the data or the base model.
-        TrainingError: training cannot go on.
+        TrainingError: training cannot go on, or its result could not be published.
     """
     check_publishing(config)
     dataset = load_data(config)
@@ -50,7 +58,11 @@ def train(config: TrainConfig, prepare: Callable[[Any, Any], None] | None = None
         sharpen(generator, config.sharpen)
     if prepare is not None:
         prepare(generator, discriminator)
-    return Trainer(config, dataset, generator, discriminator).train()
+    folder = Trainer(config, dataset, generator, discriminator).train()
+    if complete is not None and PartialState().is_main_process:  # the others may be here before it is written
+        complete(folder)
+    publish_result(config, folder)
+    return folder
 
 
 def sharpen(generator: Any, factor: float) -> None:
@@ -108,10 +120,35 @@ def load_data(config: TrainConfig) -> Any:
     return load_pictures(config.train_data, config.resolution)
 
 
+def publish_result(config: TrainConfig, folder: Path) -> None:
+    """Publish what a run came to, where its config asks for it. Of several processes one does.
+
+    Raises:
+        TrainingError: it could not be published. The folder is complete.
+    """
+    if not config.push_to_hub or not PartialState().is_main_process:
+        return
+    try:
+        done = publish(config, folder, "Training is complete")
+    except hub.HubError as error:
+        raise TrainingError(
+            f"{error}. The model is complete in {folder}; publish it later: sharingan publish {folder} {config.hub_model_id}"
+        ) from error
+    logger.info("Published: %s", done.url)
+
+
 def check_publishing(config: TrainConfig) -> None:
-    """Raise ValueError before training where push_to_hub could not work after it."""
-    if config.push_to_hub and not hasattr(hub, "publish"):
-        raise ValueError("push_to_hub is not available in this version of sharingan_hub.")
+    """Find out before training whether it could be published afterwards.
+
+    Raises:
+        AccessError: nobody is logged in, or the token is not valid.
+    """
+    if not config.push_to_hub or int(os.environ.get("RANK", 0)) > 0:  # Accelerate has not begun yet
+        return
+    try:
+        hub.check_login()
+    except hub.UnreachableError as error:
+        logger.warning("%s. Training begins all the same; each checkpoint tries again.", error)
 
 
 def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tuple[Any, Any]:

@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sharingan_hub import hub
 from sharingan_hub.cards import write_card
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from sharingan_hub.ticket import remove_masks
@@ -34,6 +33,7 @@ from training.checkpoints import list_checkpoints, picture_grid, replaced_folder
 from training.config import TrainConfig
 from training.game import Game, PictureData
 from training.low_rank import merged
+from training.publishing import CheckpointPublisher
 from training.report import run_report
 from training.sampling import center_styles, draw_latents, generate
 
@@ -68,6 +68,8 @@ class Trainer(Game):
         super().__init__(config, dataset, generator, discriminator)
         self.saved = -1  # step of the last checkpoint
         self.stopping = False
+        publishing = config.push_to_hub and self.accelerator.is_main_process
+        self.publisher = CheckpointPublisher(config) if publishing else None
         self.samples = draw_latents(self.average, SAMPLE_COLUMNS * SAMPLE_ROWS, config.seed, -1)
         if "order" in self.samples.conditions:
             self.samples.conditions["order"] = (
@@ -135,6 +137,8 @@ class Trainer(Game):
                     self._write_samples()
                 if self.step % config.checkpointing_steps == 0:
                     self._save()
+                    if self.publisher is not None:
+                        self.publisher.send(self.output)
         self._finish()
         return self.output
 
@@ -326,7 +330,7 @@ class Trainer(Game):
         write_card(self.output)
 
     def _finish(self) -> None:
-        """Write what is not yet written, the preview strip among it, and publish."""
+        """Write what is not yet written, the preview strip among it."""
         if self.accelerator.is_main_process:
             if self.saved != self.step:
                 self._save()
@@ -346,10 +350,8 @@ class Trainer(Game):
                 self._write_samples()
                 write_card(self.output)  # again: it shows those pictures
             logger.info("Step %d after %.1f minutes: %s is complete.", self.step, self.seconds / 60, self.output)
-            if self.config.push_to_hub:
-                publish = getattr(hub, "publish", None)  # checked before training began
-                assert publish is not None
-                publish(self.output, self.config.hub_model_id, private=self.config.hub_private_repo)
+            if self.publisher is not None:
+                self.publisher.close()
         self.accelerator.end_training()
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from huggingface_hub.utils import yaml_dump
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharingan_hub.card_edits import MARK, sealed, update_card
+from sharingan_hub.card_edits import MARK, is_as_written, sealed, update_card
 
 PARTS = ("introduction", "use", "limits")
 DATA = {
@@ -224,3 +224,21 @@ def test_updating_twice_changes_nothing_more(previous):
 def test_whatever_was_there_the_result_is_a_card_that_can_be_found(previous):
     metadata = head(update_card(NEW, previous))
     assert "sharingan-hub" in metadata["tags"] and metadata["library_name"] == "diffusers"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + "\nThanks to my cat.\n",
+        lambda text: text.replace("license: apache-2.0", "license: mit"),
+        lambda text: text.replace("library_name:", "language: en\nlibrary_name:"),
+        lambda text: text.replace("Version 1", "Version 7", 1),
+        lambda text: text.replace("<!-- sharingan-hub:begin limits", "Between.\n<!-- sharingan-hub:begin limits"),
+        lambda text: "# Mine\n",
+        lambda text: "",
+    ],
+)
+def test_a_card_is_as_written_until_somebody_edits_it(edit):
+    assert is_as_written(OLD) and is_as_written(update_card(NEW, OLD))
+    edited = edit(OLD)
+    assert edited != OLD and not is_as_written(edited)

@@ -55,7 +55,7 @@ def test_an_entry_tells_what_the_card_says(loopback):
     repo = loopback.add(
         "maker/eyes",
         {
-            "README.md": card(model_name="Violet eyes", base_model="someone/base", license="cc-by-4.0", resolution=256),
+            "README.md": card(title="Violet eyes", base_model="someone/base", license="cc-by-4.0", resolution=256),
             "samples/seed0.png": PNG,
             "samples/grid.png": PNG,
         },

@@ -258,6 +258,24 @@ def test_a_folder_that_nobody_could_open_is_refused_before_the_hub_is_asked(loop
     assert loopback.requests == []
 
 
+def test_what_the_owner_writes_into_the_card_at_home_is_published(loopback, checkpoint):
+    hub.publish(checkpoint, REPO, token="hf_maker")
+    (checkpoint / "README.md").write_bytes(loopback.repos[REPO].files["README.md"] + b"\n## Thanks\n\nTo my dog.\n")
+    hub.publish(checkpoint, REPO, token="hf_maker")
+    assert b"To my dog." in loopback.repos[REPO].files["README.md"]
+
+
+def test_edits_on_the_hub_go_before_edits_at_home(loopback, checkpoint):
+    hub.publish(checkpoint, REPO, token="hf_maker")
+    files = loopback.repos[REPO].files
+    home = files["README.md"].replace(b"## Limits", b"## My limits")
+    (checkpoint / "README.md").write_bytes(home)
+    loopback.add(REPO, files | {"README.md": files["README.md"] + b"\nTo my cat.\n"})
+    hub.publish(checkpoint, REPO, token="hf_maker")
+    text = loopback.repos[REPO].files["README.md"]
+    assert b"To my cat." in text and b"## My limits" in text
+
+
 def test_a_card_never_comes_out_blank(loopback, checkpoint, monkeypatch):
     monkeypatch.setattr("sharingan_hub.cards.update_card", lambda new, previous: " \n")
     with pytest.raises(hub.CheckpointError, match="The model card came out blank"):

@@ -1,0 +1,50 @@
+"""A run's checkpoints on the Hub, sent in the background, which neither delays the run nor ends it."""
+
+import logging
+import shutil
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from sharingan_hub import hub
+from training.config import TrainConfig
+
+logger = logging.getLogger("training.publishing")
+
+
+class CheckpointPublisher:
+    """Sends checkpoints one at a time from a thread of its own; what comes while one is on its way is left out."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.pool = ThreadPoolExecutor(1, "publish")
+        self.sending: Future[None] | None = None
+
+    def send(self, folder: Path) -> None:
+        """Begin to publish a copy of a checkpoint folder, which may change meanwhile."""
+        if self.sending is not None and not self.sending.done():
+            logger.info("The checkpoint before this one is still on its way to the Hub: this one is not sent.")
+            return
+        copy = Path(tempfile.mkdtemp(prefix="publish-"))
+        ignored = shutil.ignore_patterns("checkpoints", "logs", ".*")
+        shutil.copytree(folder, copy, ignore=ignored, dirs_exist_ok=True)
+        self.sending = self.pool.submit(self._send, copy)
+
+    def _send(self, copy: Path) -> None:
+        try:
+            steps = hub.read_json(copy / "report.json")["steps"]
+            publish(self.config, copy, f"Step {steps}")
+        except Exception as error:  # whatever it is, the next checkpoint may get through
+            logger.warning("A checkpoint was not published: %s. Training goes on.", error)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def close(self) -> None:
+        """Wait for what is on its way."""
+        self.pool.shutdown()
+
+
+def publish(config: TrainConfig, folder: Path, message: str) -> hub.Published:
+    """Publish a folder where the config says."""
+    assert config.hub_model_id is not None
+    return hub.publish(folder, config.hub_model_id, private=config.hub_private_repo, commit_message=message)
