@@ -234,6 +234,7 @@ class DiffusionTrainer(Trainer):
 
         self.step, self.saved, self.seconds = 0, -1, 0.0
         self.stopping = self.interrupted = False
+        self.publisher = None  # nothing of ours would open it on the Hub
         self.probability, self.signs = 0.0, []
         self.noise = first_noise(config.seed, 4 * SAMPLE_COLUMNS, config.resolution)
 
