@@ -4,6 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharingan_hub.files import read_recipe as read_recipe
+    from sharingan_hub.latents import animate as animate
+    from sharingan_hub.latents import directions as directions
+    from sharingan_hub.latents import interpolate as interpolate
+    from sharingan_hub.latents import interpolate_palettes as interpolate_palettes
+    from sharingan_hub.latents import interpolate_seeds as interpolate_seeds
+    from sharingan_hub.latents import layer_ranges as layer_ranges
+    from sharingan_hub.latents import move as move
+    from sharingan_hub.latents import style_mix as style_mix
+    from sharingan_hub.media import write_png as write_png
     from sharingan_hub.modeling_radial import RadialGenerator as RadialGenerator
     from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator as StyleGAN2Generator
     from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
@@ -12,6 +22,11 @@ if TYPE_CHECKING:
     from sharingan_hub.postprocess import recolor as recolor
     from sharingan_hub.postprocess import symmetrize as symmetrize
     from sharingan_hub.postprocess import symmetry_score as symmetry_score
+    from sharingan_hub.vector import draw_svg as draw_svg
+    from sharingan_hub.vector import write_svg as write_svg
+    from sharingan_hub.vector_trace import trace_svg as trace_svg
+    from sharingan_hub.video import write_animation as write_animation
+    from sharingan_hub.video import write_video as write_video
 
     __version__: str
 
@@ -20,11 +35,26 @@ EXPORTS = {
     "RadialGenerator": "modeling_radial",
     "SharinganPipeline": "pipeline_sharingan",
     "StyleGAN2Generator": "modeling_stylegan2",
+    "animate": "latents",
     "circularize": "postprocess",
+    "directions": "latents",
+    "draw_svg": "vector",
     "estimate_order": "postprocess",
+    "interpolate": "latents",
+    "interpolate_palettes": "latents",
+    "interpolate_seeds": "latents",
+    "layer_ranges": "latents",
+    "move": "latents",
+    "read_recipe": "files",
     "recolor": "postprocess",
+    "style_mix": "latents",
     "symmetrize": "postprocess",
     "symmetry_score": "postprocess",
+    "trace_svg": "vector_trace",
+    "write_animation": "video",
+    "write_png": "media",
+    "write_svg": "vector",
+    "write_video": "video",
 }
 __all__ = ["__version__", *EXPORTS]
 

@@ -1,23 +1,26 @@
-"""Pictures as files: reading strangers' ones, grids, and PNG that carries its own recipe."""
+"""Pictures as files: reading strangers' ones, grids, and PNG. Films and drawings have rooms of their own, and a door here."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sharingan_hub.files import RECIPE_KEY, replacing, to_text
+from sharingan_hub.files import read_recipe as read_recipe
+from sharingan_hub.vector import draw_svg as draw_svg
+from sharingan_hub.vector import write_svg as write_svg
+from sharingan_hub.video import write_animation as write_animation
+from sharingan_hub.video import write_video as write_video
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
 # Only these decoders see a file, whatever its name says: EPS, for one, would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
-RECIPE_KEY = "sharingan"  # keyword of the PNG text chunk
 # Of 0 to 9: on emblems 4 takes about 60 % of the time of Pillow's 6, for files 8 % larger.
 PNG_COMPRESSION = 4
 
@@ -54,6 +57,15 @@ def eight_bits(image: Image.Image) -> Image.Image:
     top = float(values.max(initial=0))
     full = 65535.0 if image.mode != "F" else 1.0 if top <= 1 else 255.0
     return Image.fromarray(np.clip(values / max(full, top) * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A new picture of mode RGB: a transparent one as it looks on white, one of more than eight bits as eight_bits has it."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = eight_bits(image)
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_grid(
@@ -116,31 +128,8 @@ def write_png(image: Image.Image, path: str | os.PathLike[str], recipe: dict[str
         ValueError, TypeError: the recipe cannot be written as JSON.
         OSError: the file cannot be written.
     """
-    path = Path(path)
     text = PngInfo()
     if recipe is not None:
-        text.add_text(RECIPE_KEY, json.dumps(recipe, allow_nan=False))
-    # Unlike one of tempfile's, this file gets the permissions that the user gives to new files.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            image.save(file, "PNG", pnginfo=text, compress_level=PNG_COMPRESSION)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The recipe in a PNG that write_png wrote; None where there is none, or the file is no such PNG.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    with open(path, "rb") as file:
-        try:
-            with Image.open(file, formats=("PNG",)) as image:
-                recipe = json.loads(image.info[RECIPE_KEY])
-        except Exception:  # damaged files make Pillow raise nearly anything
-            return None
-    return recipe if isinstance(recipe, dict) else None
+        text.add_text(RECIPE_KEY, to_text(recipe))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        image.save(file, "PNG", pnginfo=text, compress_level=PNG_COMPRESSION)
