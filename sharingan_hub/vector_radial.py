@@ -20,7 +20,7 @@ GRID = 1024  # cells on a side of the square on which the pattern is outlined
 RADII = 8192  # at which round masks are compared
 TOLERANCE = 0.5  # of the pattern's curves, in units; cells of the wedge leave waves of about that height
 SPECK = 5.0  # square units; smaller outlines are left out
-OVERLAP = 1.5  # how far a layer reaches under the one above, in units
+OVERLAP = 8.0  # how far a layer reaches under the one above, in units
 SHADE = 1 / 255  # how far a gradient may be off between its stops
 EMPTY = 1e-30  # masks below this, all together, have no winner
 

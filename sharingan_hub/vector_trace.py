@@ -14,14 +14,14 @@ from sharingan_hub.curves import area, fit, outlines
 from sharingan_hub.media import on_white
 from sharingan_hub.vector import SIDE, color_text, document, number, path_data
 
-GRID = 1024  # longer side of the picture that is traced
-FLAT = 12 / 255  # a pixel that differs from its neighbours by less lies in an area, others on an edge
-SMOOTH = 17  # pixels over which areas are smoothed, so that bands of a gradient have quiet borders
-EDGE = 10  # pixels that the colours on both sides of an edge are apart at most
-MIXED = 40 / 255  # how far from a mix of these colours a pixel may be to count as one
+GRID = 1024  # cells on the longer side of the grid on which colours are outlined
+FLAT = 24 / 255  # a pixel that differs from its neighbours by less lies in an area, others on an edge
+EDGE = 2.5  # pixels from an edge to the areas on both sides at most
+MIXED = 40 / 255  # how far from a mix of their colours a cell may be to count as one
 SAME = 6  # levels of 255 by which two colours may differ and still be one
-OVERLAP = 4  # pixels by which a layer reaches under those above
-BLUR = 1.5  # standard deviation in pixels by which borders are smoothed
+SMOOTH = 17  # cells over which areas are smoothed, so that bands of a gradient have quiet borders
+OVERLAP = 4  # cells by which a layer reaches under those above
+BLUR = 1.5  # standard deviation in cells by which borders are smoothed
 TOLERANCE = 0.5  # of the curves, in units of the drawing
 SPECK = 8.0  # square units; smaller areas are left out
 
@@ -46,12 +46,11 @@ def trace_svg(image: Image.Image, colors: int = 16, size: int = SIDE) -> str:
         raise ValueError(f"colors is {colors}; it must be from 2 to 64")
     if size < 1:
         raise ValueError(f"size is {size}; it must be at least 1 pixel")
-    longer = max(image.size)
-    width, height = (max(1, round(side * GRID / longer)) for side in image.size)
-    # Enlarged without ringing, which would look like more colours.
-    filtering = Image.Resampling.BILINEAR if longer < GRID else Image.Resampling.LANCZOS
-    pixels = np.asarray(on_white(image).resize((width, height), filtering))
-    labels, palette = _labels(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255, colors)
+    image = on_white(image)
+    width, height = (max(1, round(side * GRID / max(image.size))) for side in image.size)
+    if max(image.size) > GRID:
+        image = image.resize((width, height), Image.Resampling.BOX)
+    labels, palette = _labels(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255, (height, width), colors)
     unit = SIDE / GRID
     lines = [f'<rect width="{number(width * unit)}" height="{number(height * unit)}" fill="{color_text(palette[0])}"/>']
     for layer in range(1, len(palette)):
@@ -66,16 +65,28 @@ def trace_svg(image: Image.Image, colors: int = 16, size: int = SIDE) -> str:
     return document(width * unit, height * unit, 0, 0, shown, lines)
 
 
-def _labels(pixels: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
-    """The colour of each pixel of (3, H, W), as a number (H, W), and the colours (K, 3); the most frequent is number 0."""
-    contrast = _most(pixels, 3) + _most(-pixels, 3)
-    flat = contrast.amax(dim=0) < FLAT
-    inside = flat if flat.any() else torch.ones_like(flat)
-    palette = _palette(pixels[:, inside].T, count)
-    deep = ~(_most((~inside).float()[None], SMOOTH)[0] > 0)
-    smooth = _mean(pixels, SMOOTH)
-    labels = _nearest(torch.where(deep, smooth, pixels), palette)
-    labels[~inside] = _unmixed(pixels[:, ~inside], labels[~inside], _near(labels, inside, len(palette)), palette)
+def _labels(pixels: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, np.ndarray]:
+    """The colour of each cell of a grid over the pixels (3, h, w), as a number (H, W), and the colours (K, 3).
+
+    Number 0 is the most frequent.
+    """
+    even = (_most(pixels, 3) + _most(-pixels, 3)).amax(dim=0) < FLAT
+    # The middle of a thin line, and what ends at an edge, is brighter or darker than all around it.
+    light = pixels.mean(dim=0, keepdim=True)
+    area = even | ((_most(light, 3) - light).minimum(_most(-light, 3) + light)[0] < SAME / 255 / 2)
+    palette = _palette(pixels[:, area].T, count)
+    # Without ringing, here and above, which would look like more colours.
+    cells = F.interpolate(pixels[None], size=grid, mode="bilinear")[0]
+    edge = F.interpolate((~even).float()[None, None], size=grid, mode="bilinear")[0] > 0
+    calm = _most(edge.float(), SMOOTH) == 0
+    labels = _nearest(torch.where(calm, _mean(cells, SMOOTH), cells), palette)
+    edge = edge[0]
+    if edge.any():
+        found = _nearest(pixels, palette)
+        areas = torch.stack([(found == k) & area for k in range(len(palette))]).float()
+        reach = round(EDGE * max(grid) / max(area.shape))
+        near = _most(F.interpolate(areas[None], size=grid, mode="nearest")[0], 2 * reach + 1)[:, edge] > 0
+        labels[edge] = _unmixed(cells[:, edge], labels[edge], near, palette)
     frequent = torch.bincount(labels.flatten(), minlength=len(palette)).argsort(descending=True, stable=True)
     rank = torch.empty_like(frequent)
     rank[frequent] = torch.arange(len(frequent))
@@ -99,23 +110,17 @@ def _nearest(pixels: Tensor, palette: Tensor) -> Tensor:
     return distance.argmin(dim=0)
 
 
-def _near(labels: Tensor, inside: Tensor, count: int) -> Tensor:
-    """Which colours have an area near each pixel of an edge: (count, pixels)."""
-    areas = torch.stack([(labels == k) & inside for k in range(count)]).float()
-    return _most(areas, 2 * EDGE + 1)[:, ~inside] > 0
+def _unmixed(cells: Tensor, labels: Tensor, near: Tensor, palette: Tensor) -> Tensor:
+    """Labels (P,) of cells (3, P) of edges, of which those that mix two colours of areas near them get that of the larger part.
 
-
-def _unmixed(pixels: Tensor, labels: Tensor, near: Tensor, palette: Tensor) -> Tensor:
-    """Labels (P,) of the pixels (3, P) of edges: of those that mix two colours nearby, the one that makes up more of it.
-
-    Otherwise an edge between two colours would be lined with all the colours that lie between them.
+    Otherwise an edge between two colours would be lined with all the colours that lie between them. near: (K, P).
     """
     labels = labels.clone()
     best = torch.full(labels.shape, MIXED**2)
     for a, b in combinations(range(len(palette)), 2):
         at = (near[a] & near[b]).nonzero()[:, 0]
         way = palette[b] - palette[a]
-        from_a = pixels[:, at].T - palette[a]
+        from_a = cells[:, at].T - palette[a]
         share = ((from_a @ way) / way.square().sum()).clamp(0, 1)
         off = (from_a - share[:, None] * way).square().sum(dim=1)
         better = off < best[at]

@@ -24,6 +24,7 @@ from sharingan_hub import (
 )
 from sharingan_hub.hub import DEFAULT
 from tests.browser import chromium
+from tests.paths import curves, outline
 
 SVG = "{http://www.w3.org/2000/svg}"
 SOURCE = DEFAULT.parent / "source"
@@ -42,27 +43,6 @@ def source() -> SharinganPipeline:
 
 def elements(svg: str, name: str) -> list[ET.Element]:
     return list(ET.fromstring(svg).iter(SVG + name))
-
-
-def curves(path: ET.Element) -> list[np.ndarray]:
-    """The closed curves of a path, each as cubic segments (B, 4) of complex numbers."""
-    data = path.get("d") or ""
-    assert re.fullmatch(r"(M[-\d. ]+(C[-\d. ]+)+Z)+", data)
-    found = []
-    for part in data.split("Z")[:-1]:
-        numbers = np.array(re.findall(r"-?\d+(?:\.\d+)?", part), dtype=float)
-        points = numbers[0::2] + 1j * numbers[1::2]
-        ends = np.append(points[0], points[3::3])
-        found.append(np.stack([ends[:-1], points[1::3], points[2::3], ends[1:]], axis=1))
-        assert ends[0] == ends[-1]
-    return found
-
-
-def outline(curve: np.ndarray) -> np.ndarray:
-    """Points along segments (B, 4)."""
-    t = np.linspace(0, 1, 20, endpoint=False)[:, None]
-    a, b, c, d = curve.T
-    return (a * (1 - t) ** 3 + 3 * b * (1 - t) ** 2 * t + 3 * c * (1 - t) * t**2 + d * t**3).T.ravel()
 
 
 def covered(path: ET.Element, side: int = 1024) -> np.ndarray:
@@ -274,7 +254,7 @@ def test_a_browser_shows_no_gap_between_layers(pipe, shown):
             axis = np.abs(np.arange(size) + 0.5 - size / 2)
             radius = np.hypot(axis[:, None], axis) * (512 / size)
             inside = picture[radius < rim - 1.5 * 512 / size]
-            assert np.abs(inside - (0x33, 0x66, 0x99)).max() <= 6
+            assert np.abs(inside - (0x33, 0x66, 0x99)).max() <= 8  # a twenty-fifth of the red
             assert (picture[radius > rim + 1.5 * 512 / size] == (255, 0, 0)).all()
 
 

@@ -1,7 +1,6 @@
 """Traced drawings: the picture's colours and shapes, few paths, no lining along edges and no gaps."""
 
 import io
-import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw
 from sharingan_hub import trace_svg
 from sharingan_hub.hub import DEFAULT
 from tests.browser import chromium
+from tests.paths import curves, outline
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -34,9 +34,9 @@ def shapes(svg: str) -> dict[str, ET.Element]:
 
 
 def box(path: ET.Element) -> list[float]:
-    """Left, top, right and bottom of a path's nodes."""
-    numbers = np.array(re.findall(r"-?\d+(?:\.\d+)?", path.get("d") or ""), dtype=float)
-    return [numbers[0::2].min(), numbers[1::2].min(), numbers[0::2].max(), numbers[1::2].max()]
+    """Left, top, right and bottom of a path."""
+    points = np.concatenate([outline(curve) for curve in curves(path)])
+    return [points.real.min(), points.imag.min(), points.real.max(), points.imag.max()]
 
 
 @pytest.mark.parametrize("size", [64, 256, 1500])

@@ -100,7 +100,7 @@ def write(results: Path, docs: Path) -> None:
     """Write figures and tables of all targets into docs/results.md, between two marks, and docs/pictures."""
     parts = []
     for folder in sorted(
-        (path for path in results.iterdir() if path.is_dir()), key=lambda path: path.name != "sharingan"
+        (path for path in results.iterdir() if path.is_dir()), key=lambda path: (path.name != "sharingan", path.name)
     ):
         cells = cells_of(folder)
         if not cells:
