@@ -53,7 +53,7 @@ def fit(polygons: list[np.ndarray], tolerance: float, order: int = 1) -> list[np
     Args:
         polygons: as outlines gives them. For an order above 1 they stand about 0, and all together are symmetric under
             turns of 1/order.
-        tolerance: how far the curves may stay from the points; at corners half a cell more.
+        tolerance: how far the curves may stay from the points; at corners up to a cell more.
         order: one part of the whole is fitted and the others are exact copies of it, turned: of a polygon around the
             middle one stretch, of the others one in `order`.
 

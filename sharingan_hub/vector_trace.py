@@ -20,7 +20,7 @@ EDGE = 2.5  # pixels from an edge to the areas on both sides at most
 MIXED = 40 / 255  # how far from a mix of their colours a cell may be to count as one
 SAME = 6  # levels of 255 by which two colours may differ and still be one
 SMOOTH = 17  # cells over which areas are smoothed, so that bands of a gradient have quiet borders
-OVERLAP = 4  # cells by which a layer reaches under those above
+OVERLAP = 16  # cells by which a layer reaches under those above
 BLUR = 1.5  # standard deviation in cells by which borders are smoothed
 TOLERANCE = 0.5  # of the curves, in units of the drawing
 SPECK = 8.0  # square units; smaller areas are left out
@@ -73,8 +73,8 @@ def _labels(pixels: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, 
     even = (_most(pixels, 3) + _most(-pixels, 3)).amax(dim=0) < FLAT
     # The middle of a thin line, and what ends at an edge, is brighter or darker than all around it.
     light = pixels.mean(dim=0, keepdim=True)
-    area = even | ((_most(light, 3) - light).minimum(_most(-light, 3) + light)[0] < SAME / 255 / 2)
-    palette = _palette(pixels[:, area].T, count)
+    inside = even | ((_most(light, 3) - light).minimum(_most(-light, 3) + light)[0] < SAME / 255 / 2)
+    palette = _palette(pixels[:, inside].T, count)
     # Without ringing, here and above, which would look like more colours.
     cells = F.interpolate(pixels[None], size=grid, mode="bilinear")[0]
     edge = F.interpolate((~even).float()[None, None], size=grid, mode="bilinear")[0] > 0
@@ -83,8 +83,8 @@ def _labels(pixels: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, 
     edge = edge[0]
     if edge.any():
         found = _nearest(pixels, palette)
-        areas = torch.stack([(found == k) & area for k in range(len(palette))]).float()
-        reach = round(EDGE * max(grid) / max(area.shape))
+        areas = torch.stack([(found == k) & inside for k in range(len(palette))]).float()
+        reach = round(EDGE * max(grid) / max(inside.shape))
         near = _most(F.interpolate(areas[None], size=grid, mode="nearest")[0], 2 * reach + 1)[:, edge] > 0
         labels[edge] = _unmixed(cells[:, edge], labels[edge], near, palette)
     frequent = torch.bincount(labels.flatten(), minlength=len(palette)).argsort(descending=True, stable=True)

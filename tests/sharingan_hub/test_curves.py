@@ -42,7 +42,7 @@ def smooth_field(seed: int, waves: int = 3) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32 - 1), tolerance=st.sampled_from([0.3, 0.6, 1.0]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_curves_are_closed_and_stay_within_the_tolerance(seed, tolerance):
     polygons = outlines(smooth_field(seed))
     curves = fit(polygons, tolerance)
@@ -50,7 +50,7 @@ def test_curves_are_closed_and_stay_within_the_tolerance(seed, tolerance):
     for polygon, curve in zip(sorted(polygons, key=lambda p: -abs(area(p))), curves):
         assert_closed(curve)
         away = distances(polygon, curve)
-        assert np.quantile(away, 0.95) < tolerance + 0.2 and away.max() < tolerance + 0.5  # half a cell more at corners
+        assert np.quantile(away, 0.95) < tolerance + 0.2 and away.max() < tolerance + 1  # a cell more at corners
 
 
 @given(x=st.floats(-10, 10), y=st.floats(-10, 10), radius=st.floats(3, 50))
@@ -89,16 +89,19 @@ def test_what_touches_the_border_is_closed_along_it():
 @pytest.mark.parametrize("order", [2, 3, 5, 8])
 @pytest.mark.parametrize("phase", [0.0, 0.3])
 def test_a_symmetric_field_gives_exactly_symmetric_curves(order, phase):
-    """A wavy ring around the middle, and spots around it."""
+    """A wavy ring around the middle, with a hole, and spots around it."""
     radius, angle = POLAR
     wave = np.cos(order * (angle - phase)) + 0.3 * np.sin(2 * order * (angle - phase))
     spots = 6 - np.min(
         [np.abs(X + 1j * Y - 54 * np.exp(1j * (phase + 2 * math.pi * k / order))) for k in range(order)], 0
     )
-    polygons = [polygon - MIDDLE for polygon in outlines(np.maximum(spots, 4 * wave + 26 - radius))]
-    assert len(polygons) == order + 1
+    polygons = [
+        polygon - MIDDLE
+        for polygon in outlines(np.maximum(spots, np.minimum(4 * wave + 26 - radius, radius - 12 - 3 * wave)))
+    ]
+    assert len(polygons) == order + 2
     curves = fit(polygons, 0.4, order)
-    assert len(curves) == order + 1
+    assert len(curves) == order + 2
     nodes = np.concatenate(curves).ravel()
     turned = nodes * np.exp(2j * math.pi / order)
     assert np.abs(nodes[:, None] - turned).min(axis=0).max() < 1e-9
@@ -106,6 +109,8 @@ def test_a_symmetric_field_gives_exactly_symmetric_curves(order, phase):
         assert_closed(curve)
     away = distances(np.concatenate(polygons), np.concatenate(curves))
     assert np.quantile(away, 0.95) < 0.4 and away.max() < 0.9
+    drawn, points = points_on(np.concatenate(curves)), np.concatenate(polygons)
+    assert max(np.abs(points - point).min() for point in drawn) < 1.5  # points are one cell apart
 
 
 def test_a_polygon_without_its_copies_is_fitted_all_the_same():

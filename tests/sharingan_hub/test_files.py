@@ -56,6 +56,7 @@ def test_no_recipe_is_none_and_an_empty_one_is_empty(tmp_path, suffix):
     assert read_recipe(tmp_path / f"a{suffix}") == {}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_a_damaged_file_has_a_whole_recipe_or_none(tmp_path, suffix):
     WRITERS[suffix](tmp_path / f"whole{suffix}", {"seed": 7})

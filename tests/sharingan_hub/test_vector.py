@@ -29,6 +29,7 @@ from tests.paths import curves, outline
 SVG = "{http://www.w3.org/2000/svg}"
 SOURCE = DEFAULT.parent / "source"
 SEEDS = range(8)
+HUES = ["#ffffff", "#0000ff", "#00ff00", "#ff0000", "#00ffff", "#ff00ff", "#ffff00"]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,13 @@ def elements(svg: str, name: str) -> list[ET.Element]:
 
 def covered(path: ET.Element, side: int = 1024) -> np.ndarray:
     """Which pixels (side, side) a path of a radial drawing covers."""
-    inside = np.zeros((side, side), int)
+    inside, fine = np.zeros((side, side), int), 4  # finer, for Pillow adds half a pixel around a polygon
     for curve in curves(path):
-        points = (outline(curve) + 256 + 256j) * (side / 512) - 0.5
+        points = (outline(curve) + 256 + 256j) * (fine * side / 512) + 0.5 * (1 + 1j)  # it rounds down
         way = 1 if np.sum((points.conj() * np.roll(points, -1)).imag) > 0 else -1
-        mask = Image.new("1", (side, side))
+        mask = Image.new("1", (fine * side, fine * side))
         ImageDraw.Draw(mask).polygon([(p.real, p.imag) for p in points], fill=1)
-        inside += way * np.asarray(mask)
+        inside += way * np.asarray(mask)[fine // 2 :: fine, fine // 2 :: fine]
     return inside != 0
 
 
@@ -95,7 +96,7 @@ def test_two_drawings_on_one_page_share_no_names(pipe):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_circles_lie_where_one_round_mask_takes_over(pipe, seed):
-    """Of masks drawn at 2048 px, along a ray: within 0.1 % of the radius."""
+    """Of masks drawn at 2048 px, along a ray: within 0.05 % of the radius."""
     latents = pipe.prepare_latents([seed])
     svg = draw_svg(pipe, latents)
     edges = []
@@ -111,26 +112,52 @@ def test_circles_lie_where_one_round_mask_takes_over(pipe, seed):
     for i in (best.diff() != 0).nonzero()[:, 0].tolist():
         lead, behind = (logs[best[i], i : i + 2] - logs[best[i + 1], i : i + 2]).tolist()
         radius = math.hypot(i + 0.5 + lead / (lead - behind), 0.5) / 4
-        assert min(abs(edge - radius) for edge in edges) < 0.001 * radius
+        assert min(abs(edge - radius) for edge in edges) < 0.0005 * radius
         found += 1
     assert found >= 2  # pupil and rim at least
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_paths_cover_what_their_masks_win(pipe, seed):
-    """All but half a percent of the pixels, most of them on the paths' borders."""
-    latents = pipe.prepare_latents([seed])
-    paths = elements(draw_svg(pipe, latents), "path")
+def drawn_masks(svg: str) -> np.ndarray:
+    """Of a drawing in HUES: the mask whose path is on top in each pixel (1024, 1024), or -1."""
+    top = np.full((1024, 1024), -1)
+    for path in elements(svg, "path"):
+        fill = path.get("fill") or ""
+        (color, *_) = fills(svg).get(fill, [fill])
+        hue = "#" + "".join("ff" if int(color[i : i + 2], 16) else "00" for i in (1, 3, 5))
+        top[covered(path)] = HUES.index(hue)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("order", "seed"), [*((None, seed) for seed in SEEDS), (1, 3), (3.4, 3), (3.4, 39), (None, 22)]
+)
+def test_paths_cover_what_their_masks_win(pipe, order, seed):
+    """All but three in a thousand pixels, most of them on the paths' borders; between two whole orders too."""
+    latents = pipe.prepare_latents([seed], 1.0 if seed == 22 else 0.7)  # there two masks lie over one another
+    if order is not None:
+        latents[0, -1, 0] = order
+    top = drawn_masks(draw_svg(pipe, latents, palette=HUES))
     with torch.no_grad():
         best = pipe.generator_model.masks(latents, output_size=1024)[0].argmax(dim=0).numpy()
     frame, ground = pipe.generator_model.layers
-    drawn = np.zeros_like(best, bool)
-    for path in paths:
-        drawn |= covered(path)
+    wanted = np.where(best >= frame + ground, best, -1)
     seen = best >= frame  # not hidden by the frame
-    wanted = best >= frame + ground
-    assert wanted.any() == bool(paths)
-    assert (drawn != wanted)[seen].mean() < 0.005
+    assert (wanted >= 0).any()
+    assert (top != wanted)[seen].mean() < 0.003
+
+
+def test_paths_are_not_shifted(pipe):
+    """The middle of a pattern of order 1, in most pictures to 0.15 pixels of 1024."""
+    frame, ground = pipe.generator_model.layers
+    offsets = []
+    for latents in pipe.prepare_latents(SEEDS, order=1).split(1):
+        top = drawn_masks(draw_svg(pipe, latents, palette=HUES))
+        with torch.no_grad():
+            best = pipe.generator_model.masks(latents, output_size=1024)[0].argmax(dim=0).numpy()
+        places = ((top >= 0) & (best >= frame), best >= frame + ground)
+        drawn, wanted = (np.argwhere(place).mean(axis=0) for place in places)
+        offsets.append(drawn - wanted)
+    assert np.abs(np.median(offsets, axis=0)).max() < 0.15
 
 
 @pytest.mark.parametrize("order", [2, 3, 5, 8])
@@ -142,22 +169,9 @@ def test_paths_are_exactly_symmetric(pipe, order):
         assert np.abs(nodes[:, None] - turned).min(axis=0).max() < 0.02  # two decimals
 
 
-def test_between_two_orders_a_drawing_shows_the_picture_between(pipe):
-    latents = pipe.prepare_latents([3], order=4)
-    latents[0, -1, 0] = 3.4
-    paths = elements(draw_svg(pipe, latents), "path")
-    with torch.no_grad():
-        masks = pipe.generator_model.masks(latents, output_size=1024)[0]
-    best = masks.argmax(dim=0).numpy()
-    frame, ground = pipe.generator_model.layers
-    drawn = np.any([covered(path) for path in paths], axis=0)
-    assert (drawn != (best >= frame + ground))[best >= frame].mean() < 0.005
-
-
 def test_a_palette_gives_the_colours(pipe):
-    names = ["#ffffff", "#0000ff", "#00ff00", "#ff0000", "#00ffff", "#ff00ff", "#ffff00"]
     latents = pipe.prepare_latents([3])
-    own, svg = draw_svg(pipe, latents), draw_svg(pipe, latents, palette=names)
+    own, svg = draw_svg(pipe, latents), draw_svg(pipe, latents, palette=HUES)
     gradients = fills(svg)
     used = set()
     for element in ET.fromstring(svg):
@@ -168,7 +182,7 @@ def test_a_palette_gives_the_colours(pipe):
             channels = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
             used.add("#" + "".join("ff" if channel else "00" for channel in channels))
             assert len({channel for channel in channels if channel}) == 1  # shading keeps the hue
-    assert used <= set(names) and len(used) >= 5
+    assert used <= set(HUES) and len(used) >= 5
     shapes = [re.sub(r"url\(.*?\)|#\w{6}", "", text[text.rindex("</radialGradient>") :]) for text in (own, svg)]
     assert shapes[0] == shapes[1]
 

@@ -118,3 +118,23 @@ def test_a_browser_shows_the_picture():
             shown = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=float)
             wanted = np.asarray(picture.resize((512, 512), Image.Resampling.LANCZOS), dtype=float)
             assert np.abs(shown - wanted).mean() < bound
+
+
+@pytest.mark.xdist_group("app")
+def test_a_browser_shows_no_gap_between_layers():
+    """Between two stripes on a ground that shows elsewhere; that ground made red and the stripes blue."""
+    image = Image.new("RGB", (256, 256), "white")
+    image.paste("black", (110, 0, 170, 256))
+    image.paste("green", (170, 0, 250, 256))
+    svg = trace_svg(image)
+    assert list(shapes(svg)) == ["#ffffff", "#008000", "#000000"]
+    for old, new in (("#ffffff", "#ff0000"), ("#008000", "#0000ff"), ("#000000", "#0000ff")):
+        svg = svg.replace(old, new)
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 512, "height": 512})
+        for size in (512, 301, 99):
+            text = svg.replace('width="512" height="512" v', f'width="{size}" height="{size}" v')
+            page.set_content(f"<style>body {{ margin: 0 }} svg {{ display: block }}</style>{text}")
+            shown = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=int)
+            stripes = shown[2 : size - 2, round(size * 112 / 256) + 2 : round(size * 248 / 256) - 2]
+            assert np.abs(stripes - (0, 0, 255)).max() <= 2
