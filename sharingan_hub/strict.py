@@ -25,7 +25,7 @@ MAX_JSON_VALUES = 2**16
 MAX_JSON_DEPTH = 32
 MAX_DIGITS = 20
 MAX_HEADER_BYTES = 2**18
-PIECE = 2**20  # numbers that are read and checked at once
+PIECE = 2**18  # numbers that are read and checked at once
 # The types that weights may have, and others that a file may be told to hold, by their names in safetensors.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TYPES = FLOATS | {
