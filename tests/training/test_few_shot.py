@@ -88,6 +88,16 @@ def test_a_cell_that_is_there_is_not_run_again_and_a_failure_is_told(tmp_path, m
     assert len(started) == 1 and "stylegan2_ada" in started[0][-1]
 
 
+def test_a_training_that_a_signal_ended_is_no_result(tmp_path):
+    for minutes, fine in ((6.0, True), (6.13, True), (5.99, False), (0.7, False)):
+        (tmp_path / "report.json").write_text(json.dumps({"minutes": minutes}))
+        if fine:
+            assert few_shot.finished(tmp_path, 6.0)["minutes"] == minutes
+        else:
+            with pytest.raises(SystemExit, match="stopped after"):
+                few_shot.finished(tmp_path, 6.0)
+
+
 @pytest.mark.slow
 def test_the_benchmark_runs_resumes_and_reports(tmp_path):
     arguments = ["--targets", "frost", "--methods", "finetune", "--seeds", "0", "--minutes", "0.05", "--samples", "100"]

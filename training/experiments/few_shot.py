@@ -184,6 +184,7 @@ def run_cell(cell: Cell, options: Options) -> None:
 
         settings["base_model"] = options.diffusion_base
         diffusion.train(diffusion.DiffusionConfig(**settings))
+        report = finished(work, settings["max_minutes"])
         curve: list[dict[str, Any]] = []
         reference = reference_of(cell.target, options)
         images = (diffusion.sample(work, options.samples, cell.seed) + 1) / 2
@@ -192,11 +193,11 @@ def run_cell(cell: Cell, options: Options) -> None:
             settings["base_model"] = options.stylegan2_base
         settings |= {"sample_every": 10**9, "checkpointing_steps": 100, "checkpoints_total_limit": 10**6}
         adapt.adapt(adapt.AdaptConfig(**settings))
+        report = finished(work, settings["max_minutes"])
         reference = reference_of(cell.target, options)
         pipe = SharinganPipeline.from_pretrained(work)
         images = evaluate.draw(pipe, range(options.samples), 1.0)
         curve = follow(work, reference)
-    report = json.loads((work / "report.json").read_text())
     result = {
         "method": cell.method,
         "target": Path(cell.target).name,
@@ -218,6 +219,14 @@ def run_cell(cell: Cell, options: Options) -> None:
         save_picture(strip(images[: len(SHEET_SEEDS)]), cell.file.with_suffix(".png"))
     write_json(result, cell.file)
     shutil.rmtree(work)
+
+
+def finished(work: Path, minutes: float) -> dict[str, Any]:
+    """The report of a run that had all its time. Raises SystemExit for one that a signal ended: its figures are no cell."""
+    report: dict[str, Any] = json.loads((work / "report.json").read_text())
+    if report["minutes"] < round(minutes, 2):
+        raise SystemExit(f"Training was stopped after {report['minutes']:g} of {minutes:g} minutes: no result is kept.")
+    return report
 
 
 def follow(work: Path, reference: Reference) -> list[dict[str, Any]]:
