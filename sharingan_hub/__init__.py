@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharingan_hub.files import read_recipe as read_recipe
     from sharingan_hub.latents import animate as animate
     from sharingan_hub.latents import directions as directions
     from sharingan_hub.latents import interpolate as interpolate
@@ -13,7 +12,13 @@ if TYPE_CHECKING:
     from sharingan_hub.latents import layer_ranges as layer_ranges
     from sharingan_hub.latents import move as move
     from sharingan_hub.latents import style_mix as style_mix
+    from sharingan_hub.media import draw_svg as draw_svg
+    from sharingan_hub.media import read_recipe as read_recipe
+    from sharingan_hub.media import write_animation as write_animation
     from sharingan_hub.media import write_png as write_png
+    from sharingan_hub.media import write_svg as write_svg
+    from sharingan_hub.media import write_video as write_video
+    from sharingan_hub.media.vector_trace import trace_svg as trace_svg
     from sharingan_hub.modeling_radial import RadialGenerator as RadialGenerator
     from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator as StyleGAN2Generator
     from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
@@ -22,11 +27,6 @@ if TYPE_CHECKING:
     from sharingan_hub.postprocess import recolor as recolor
     from sharingan_hub.postprocess import symmetrize as symmetrize
     from sharingan_hub.postprocess import symmetry_score as symmetry_score
-    from sharingan_hub.vector import draw_svg as draw_svg
-    from sharingan_hub.vector import write_svg as write_svg
-    from sharingan_hub.vector_trace import trace_svg as trace_svg
-    from sharingan_hub.video import write_animation as write_animation
-    from sharingan_hub.video import write_video as write_video
 
     __version__: str
 
@@ -38,23 +38,23 @@ EXPORTS = {
     "animate": "latents",
     "circularize": "postprocess",
     "directions": "latents",
-    "draw_svg": "vector",
+    "draw_svg": "media",
     "estimate_order": "postprocess",
     "interpolate": "latents",
     "interpolate_palettes": "latents",
     "interpolate_seeds": "latents",
     "layer_ranges": "latents",
     "move": "latents",
-    "read_recipe": "files",
+    "read_recipe": "media",
     "recolor": "postprocess",
     "style_mix": "latents",
     "symmetrize": "postprocess",
     "symmetry_score": "postprocess",
-    "trace_svg": "vector_trace",
-    "write_animation": "video",
+    "trace_svg": "media.vector_trace",
+    "write_animation": "media",
     "write_png": "media",
-    "write_svg": "vector",
-    "write_video": "video",
+    "write_svg": "media",
+    "write_video": "media",
 }
 __all__ = ["__version__", *EXPORTS]
 

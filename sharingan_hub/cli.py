@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sharingan_hub import interpolate_command, repair, share
+from sharingan_hub.commands import interpolate, repair, share
 
 MAX_SEED = 2**32 - 1
 SETTINGS_FILE = "generate.json"
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: %(default)s)")
     generate.add_argument("--overwrite", action="store_true", help="replace pictures made with other settings")
 
-    interpolate_command.add_commands(command)
+    interpolate.add_commands(command)
     repair.add_commands(command)
     share.add_commands(command)
 
@@ -312,7 +312,7 @@ def _model_name(model: str | None) -> str:
 
 def _fingerprint(module: Any) -> str:
     """Of the weights: a model trained further in the same folder, or updated on the Hub, is another model."""
-    from sharingan_hub.adapters import fingerprint
+    from sharingan_hub.checkpoints.adapters import fingerprint
 
     return fingerprint(module.state_dict())[:16]
 

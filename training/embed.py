@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 
 from sharingan_hub import SharinganPipeline, hub
-from sharingan_hub.adapters import make_adapter
 from sharingan_hub.cards import public_report, write_card
+from sharingan_hub.checkpoints.adapters import make_adapter
 from training.checkpoints import emblem_grid, write_json
 from training.data import load_pictures
 from training.report import origins

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sharingan_hub import hub
-from sharingan_hub.adapters import AdapterReport, is_factorized, make_adapter, matrix_shape
-from sharingan_hub.card_facts import told_name
+from sharingan_hub.cards.facts import told_name
+from sharingan_hub.checkpoints.adapters import AdapterReport, is_factorized, make_adapter, matrix_shape
 from training.sampling import seeded
 
 
@@ -81,7 +81,7 @@ def merged(generator: Any) -> Any:
 
 
 def write_adapter(base_model: str, adapted: Any, folder: Path, rank: int | None) -> AdapterReport:
-    """Write what a run changed of its base as an adapter; see sharingan_hub.adapters.make_adapter.
+    """Write what a run changed of its base as an adapter; see sharingan_hub.checkpoints.adapters.make_adapter.
 
     base_model: folder or Hub id of the base; others are told its told_name.
     adapted: the generator that is published, with plain weights.

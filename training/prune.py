@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import prune as masks
 
-from sharingan_hub import hub, ticket
+from sharingan_hub import hub
 from sharingan_hub.cards import write_card
+from sharingan_hub.checkpoints import ticket
 from training.adapt import AdaptConfig, freeze_parts
 from training.checkpoints import list_checkpoints, replaced_folder, write_json
 from training.sampling import seeded

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 import sharingan_hub
 from sharingan_hub import hub
-from sharingan_hub.card_facts import number, told_name
+from sharingan_hub.cards.facts import number, told_name
 
 # Of a busy core, with its share of memory, board and power supply: more than most take, for an estimate should not flatter.
 WATTS_PER_CORE = 15.0

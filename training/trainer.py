@@ -26,8 +26,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sharingan_hub.cards import write_card
+from sharingan_hub.checkpoints.ticket import remove_masks
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
-from sharingan_hub.ticket import remove_masks
 from training import augment
 from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture, write_json
 from training.config import TrainConfig

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sharingan_hub import SharinganPipeline, StyleGAN2Generator
-from sharingan_hub.adapters import make_adapter
+from sharingan_hub.checkpoints.adapters import make_adapter
 
 
 def tiny_pipeline(seed: int = 0) -> SharinganPipeline:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+import sharingan_hub
 from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.hub import DEFAULT
 from training.adapt import EMBEDDED_SOURCE
@@ -126,7 +127,7 @@ def test_the_checkpoints_are_whole_and_small():
     for folder in (DEFAULT, EMBEDDED_SOURCE):
         card = (folder / "README.md").read_text()
         assert "library_name: diffusers" in card and "not affiliated" in card
-        package = Path(hub.__file__).parent
+        package = Path(sharingan_hub.__file__).parent
         for shipped in (folder / "pipeline.py", folder / "generator_model" / "modeling_radial.py"):
             source = package / ("pipeline_sharingan.py" if shipped.name == "pipeline.py" else shipped.name)
             assert shipped.read_text() == source.read_text(), f"{shipped} is out of date: save the checkpoint again"

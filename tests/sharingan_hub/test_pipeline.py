@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import sharingan_hub
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub, pipeline_sharingan
+from sharingan_hub.hub import fetching
 from sharingan_hub.pipeline_sharingan import CHUNK_PICTURES
 
 ORDER_PROBS = [0.0, 0.5, 0.25, 0.25]
@@ -411,7 +413,7 @@ def test_checkpoint_layout(pipe, tmp_path):
     index = json.loads(content["model_index.json"])
     assert index["_class_name"] == ["pipeline", "SharinganPipeline"]
     assert index["generator_model"] == [module, type(model).__name__]
-    package = Path(hub.__file__).parent
+    package = Path(sharingan_hub.__file__).parent
     assert content["pipeline.py"] == (package / "pipeline_sharingan.py").read_bytes()
     assert content[f"generator_model/{module}.py"] == (package / f"{module}.py").read_bytes()
     assert os.stat(tmp_path / "generator_model" / hub.WEIGHTS).st_mode == os.stat(tmp_path / "README.md").st_mode
@@ -431,7 +433,7 @@ def test_saved_and_opened_without_network(pipe, tmp_path, monkeypatch):
     assert torch.equal(a.images, b.images) and torch.equal(a.latents, b.latents)
     again.save_pretrained(tmp_path / "again")
     assert files(tmp_path / "again").items() <= files(tmp_path).items()  # the same files, byte for byte
-    monkeypatch.setattr(hub, "DEFAULT", tmp_path)
+    monkeypatch.setattr(fetching, "DEFAULT", tmp_path)
     assert torch.equal(SharinganPipeline.from_pretrained()(seeds=[1, 2], output_type="pt").images, b.images)
 
 

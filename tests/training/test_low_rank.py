@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
-from sharingan_hub.adapters import SMALL, matrix_shape
+from sharingan_hub.checkpoints.adapters import SMALL, matrix_shape
 from training.adapt import freeze_parts
 from training.config import TrainConfig
 from training.discriminators import StyleGAN2Discriminator

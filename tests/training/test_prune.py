@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub
-from sharingan_hub.ticket import prunable, read_ticket, ticket_of, write_ticket
+from sharingan_hub.checkpoints.ticket import prunable, read_ticket, ticket_of, write_ticket
 from training import prune, train
 from training.discriminators import StyleGAN2Discriminator
 from training.prune import PruneConfig, hold, magnitude, next_masks
@@ -162,7 +162,7 @@ def test_a_failed_write_leaves_the_earlier_ticket(tmp_path, monkeypatch):
     def full_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sharingan_hub.ticket.os.replace", full_disk)
+    monkeypatch.setattr("sharingan_hub.checkpoints.ticket.os.replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_ticket(path, thin(build("radial")))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

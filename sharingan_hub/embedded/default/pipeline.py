@@ -298,7 +298,7 @@ class SharinganPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Lay a small fine-tune (sharingan_hub.adapters) over the generator's weights, beside those already there.
+        """Lay a small fine-tune (sharingan_hub.checkpoints.adapters) over the generator's weights, beside those already there.
 
         Each adapter's change, times its weight, is added to the weights of the base. A generator with orders draws them
         in the adapter's mix, as far as the weight says.
@@ -333,7 +333,7 @@ class SharinganPipeline(DiffusionPipeline):
     def _blend(self) -> Any:
         """What lays adapters over the generator; a new one where the generator is another than before."""
         if self._laid is None or self._laid.generator is not self.generator_model:
-            self._laid = import_room("blend").Blend(self.generator_model)
+            self._laid = import_room("checkpoints.blend").Blend(self.generator_model)
         return self._laid
 
     def save_pretrained(  # type: ignore[override]
@@ -419,8 +419,8 @@ class SharinganPipeline(DiffusionPipeline):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype is {dtype!r}; it must be a floating-point torch.dtype, such as torch.bfloat16")
         folder = hub.locate(pretrained_model_name_or_path, revision, token, local_files_only)
-        adapted = import_room("adapters").is_adapter(folder)
-        base = import_room("blend").locate_base(folder, token, local_files_only) if adapted else folder
+        adapted = import_room("checkpoints.adapters").is_adapter(folder)
+        base = import_room("checkpoints.blend").locate_base(folder, token, local_files_only) if adapted else folder
         pipe = cls(hub.read_generator(base, torch.float32 if dtype is None else dtype))
         if adapted:
             pipe.load_adapter(folder)

@@ -1,0 +1,1 @@
+"""Checkpoint folders, adapters and tickets: what they may hold, read strictly."""

@@ -1,0 +1,1 @@
+"""The commands of `sharingan` that take more than a few lines; cli.py adds them."""
