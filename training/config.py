@@ -63,6 +63,7 @@ class TrainConfig:
         symmetry_weight: weight of the share of a fake's energy that rotational symmetry forbids: of its own order where the
             generator is asked for one, else of the order from 2 to 8 that it is nearest to.
         statistics_weight: weight of the distance of the fakes' radial statistics from the training pictures'.
+        statistics_steps: steps at the start in which nothing else is learnt, and at a higher rate; the discriminator waits.
         ema_decay: decay, per step, of the averaged generator that is saved.
         style_mixing: probability that a fake mixes two styles.
         real_rotations: turn training pictures by random quarter turns.
@@ -122,6 +123,7 @@ class TrainConfig:
     fisher_samples: int = 256
     symmetry_weight: float = 0.0
     statistics_weight: float = 0.0
+    statistics_steps: int = 0
     ema_decay: float = 0.998
     style_mixing: float = 0.0
     real_rotations: bool = True
@@ -153,9 +155,11 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
         weights = ("correspondence_weight", "ewc_weight", "symmetry_weight", "statistics_weight", "anchor_every")
-        for name in ("r1_gamma", "teaching_steps", "mapping_steps", "teaching_weight", *weights):
+        for name in ("r1_gamma", "teaching_steps", "mapping_steps", "teaching_weight", "statistics_steps", *weights):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.statistics_steps and not self.statistics_weight:
+            raise ValueError(f"statistics_steps is {self.statistics_steps}; they need a statistics_weight above 0.")
         if self.mapping_steps > self.teaching_steps:
             raise ValueError(
                 f"mapping_steps are the first of teaching_steps, {self.teaching_steps}; got {self.mapping_steps}."

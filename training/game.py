@@ -46,6 +46,7 @@ from training.symmetry import asymmetry
 from training.teacher import MAPPING_FACTOR, Teacher, answers, check_teachable, difference
 
 PROBE_STEP = -3  # the step that Fisher information's latents are drawn for; training's steps begin at 0
+MATCHING_RATE = 2.5  # of G at the first of statistics_steps, falling to 1
 MOST_STATISTICS = 256  # pictures whose radial statistics are matched
 WHOLE = {"picture": 1.0}  # judged by the discriminator itself, no patch head
 
@@ -179,7 +180,7 @@ class Game:
         self.d_optimizer = self._adam(self.d_weights, d_rate, lazy, [1.0] * len(self.d_weights))
 
         self.consolidation = Consolidation(self.g_weights) if config.ewc_weight > 0 else None
-        self.statistics: tuple[Tensor, Tensor] | None = None  # of the real pictures
+        self.statistics: tuple[Tensor, ...] | None = None  # of the real pictures
         if config.statistics_weight > 0:
             some = dataset.batch(range(min(len(dataset), MOST_STATISTICS)))[0]
             self.statistics = radial_statistics(some.to(self.device))
@@ -255,6 +256,8 @@ class Game:
         config, factor = self.config, 1.0
         if self.step < config.mapping_steps:
             factor = min(1, 2 * (1 - self.step / config.mapping_steps))
+        elif self.step < config.statistics_steps:
+            factor = MATCHING_RATE + (1 - MATCHING_RATE) * self.step / config.statistics_steps
         elif config.cooldown:
             done = max(self.step / (config.max_steps or math.inf), self.clock / (60 * (config.max_minutes or math.inf)))
             factor = min(1, max(0, 1 - done) / config.cooldown)
@@ -265,7 +268,7 @@ class Game:
     def _reals(self, step: int) -> Tensor:
         """This process's share of the real pictures of a step. Runs in the loading thread."""
         config = self.config
-        if step < config.teaching_steps:
+        if step < max(config.teaching_steps, config.statistics_steps):
             return torch.empty(0)
         indices = real_indices(config.seed, step, config.batch_size, len(self.dataset))
         images, _ = self.dataset.batch(indices[self.share])
@@ -295,6 +298,19 @@ class Game:
             for name, mean in means.items():
                 sums[name] += mean.detach()
             torch.stack(list(means.values())).sum().backward()
+        return self._step_generator(sums)
+
+    def _match_step(self) -> dict[str, float]:
+        """One update of G, and of the average, towards the real pictures' radial statistics alone; returns their distance."""
+        config = self.config
+        assert self.statistics is not None
+        sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        latents = self._draw_latents()
+        self.g_optimizer.zero_grad(set_to_none=True)
+        for part in self.parts:
+            loss = statistics_loss(self._fakes(latents, part), self.statistics).sum() / config.batch_size
+            sums["statistics"] += loss.detach()
+            (config.statistics_weight * loss).backward()
         return self._step_generator(sums)
 
     def _step_generator(self, sums: dict[str, Tensor]) -> dict[str, float]:

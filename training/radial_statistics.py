@@ -1,12 +1,12 @@
 """Matching the few pictures' statistics over the radius: a loss that moves colours and radii long before a discriminator does.
 
 Which colours lie on each circle about an emblem's middle, and how much of it each has, does not depend on how the emblem is
-turned, and little on its motif. The generator is asked for the distribution of that which the training pictures have, by
-the energy distance (Szekely and Rizzo 2004; as a generator's loss: Bellemare et al. 2017):
+turned, and says where its motifs stand and how large they are. The generator is asked for the distribution of that which the
+training pictures have, by the energy distance (Szekely and Rizzo 2004; as a generator's loss: Bellemare et al. 2017):
 
     2 E|x - y| - E|x - x'| - E|y - y'|,   x, x' fakes, y, y' training pictures,
 
-which is 0 for equal distributions alone. Motifs are left to the discriminator.
+which is 0 for equal distributions alone: copies of one picture are far from it. Shapes are left to the discriminator.
 """
 
 import math
@@ -21,26 +21,30 @@ RADII, FINE, ANGLES, PARTS = 24, 3, 48, 8
 AROUND, EXTREMES = 9, 8
 
 
-def radial_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Two descriptions of pictures (N,3,S,S), neither of which a turn changes.
+def radial_statistics(images: Tensor) -> tuple[Tensor, ...]:
+    """Three descriptions of pictures (N,3,S,S), none of which a turn changes.
 
     Which colours lie at each radius: each channel's values along a circle, from the lowest to the highest, in means of PARTS
     equal parts, over RADII radii: (N, 3 * RADII * PARTS). Differences are Wasserstein distances circle by circle.
     Which rings there are: each channel's lowest and highest part on FINE times as many circles, less its median over AROUND
     circles, the EXTREMES lowest and highest of all radii: (N, 3 * 2 * EXTREMES * 2). A thin ring counts here wherever it lies;
     a motif that is no ring does not, nor the edge of a disc.
+    Where motifs stand and how much room they take, whatever the colours: how far a circle's colours are from its median
+    colour, in parts like the first: (N, RADII * PARTS).
     """
     count = RADII * FINE
     half = images.shape[2] / 2
     radii = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) * (half / count)
     angles = torch.arange(ANGLES, device=images.device, dtype=images.dtype) * (2 * math.pi / ANGLES)
-    parts = to_polar(images, radii, angles).sort(dim=3).values.unflatten(3, (PARTS, -1)).mean(dim=4)
-    colors = parts.unflatten(2, (RADII, FINE)).mean(dim=3)
+    circles = to_polar(images, radii, angles)
+    away = (circles - circles.median(dim=3, keepdim=True).values).square().sum(dim=1, keepdim=True).add(1e-6).sqrt()
+    parts, motifs = (some.sort(dim=3).values.unflatten(3, (PARTS, -1)).mean(dim=4) for some in (circles, away))
+    colors, motifs = (some.unflatten(2, (RADII, FINE)).mean(dim=3) for some in (parts, motifs))
     outer = parts[..., [0, -1]]
     around = outer.unfold(2, AROUND, 1).median(dim=4).values
     contrast = (outer[:, :, AROUND // 2 : -(AROUND // 2)] - around).sort(dim=2).values
     rings = torch.cat([contrast[:, :, :EXTREMES], contrast[:, :, -EXTREMES:]], dim=2)
-    return colors.flatten(1), rings.flatten(1)
+    return colors.flatten(1), rings.flatten(1), motifs.flatten(1)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -48,7 +52,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
     return ((x[:, None] - y).square().mean(dim=2) + 1e-8).sqrt()
 
 
-def statistics_loss(fakes: Tensor, real: tuple[Tensor, Tensor]) -> Tensor:
+def statistics_loss(fakes: Tensor, real: tuple[Tensor, ...]) -> Tensor:
     """Each fake's share (N,) of the energy distances to `real`, less the terms that are the real pictures' own.
 
     fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP. real: radial_statistics of the training pictures.

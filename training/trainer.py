@@ -111,6 +111,8 @@ class Trainer(Game):
                 self._set_rates()
                 if self.step < config.teaching_steps:
                     values = self._teach_step()
+                elif self.step < config.statistics_steps:
+                    values = self._match_step()
                 else:
                     values = self._train_step(reals.to(self.device, non_blocking=True))
                 self.step += 1
@@ -152,6 +154,7 @@ class Trainer(Game):
             "sign_real": "D(real)>0 {:+.2f}",
             "mapping": "mapping {:.3f}",
             "masks": "masks {:.3f}",
+            "statistics": "statistics {:.3f}",
             "difference": "difference {:.4f}",
         }
         text = " ".join(form.format(row[name]) for name, form in short.items() if name in row)

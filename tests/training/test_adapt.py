@@ -44,6 +44,7 @@ METHODS = {
     "rick": {"fisher_freeze": 0.5, "fisher_zero": 0.2, "fisher_interval": 3, "adam_beta1": 0.5},
     "symmetry": {"symmetry_weight": 5.0},
     "statistics": {"statistics_weight": 10.0},
+    "matching": {"statistics_weight": 10.0, "statistics_steps": 3},
 }
 EVERYTHING = CDC | {
     "patch_share": 0.5,
@@ -53,6 +54,7 @@ EVERYTHING = CDC | {
     "fisher_interval": 2,
     "symmetry_weight": 1.0,
     "statistics_weight": 10.0,
+    "statistics_steps": 1,
     "style_mixing": 0.5,
 }
 
@@ -399,6 +401,23 @@ def test_radial_statistics_come_near_where_they_have_weight(make, family):
     assert ends[100.0] < ends[0.0] - 0.02
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matching_learns_the_statistics_and_nothing_about_the_discriminator(folder, tmp_path, family):
+    changes = {"statistics_weight": 10.0, "statistics_steps": 20, "max_steps": 20, "learning_rate": 0.01}
+    out = adapt.adapt(AdaptConfig(**settings(folder, family, tmp_path / "out", **changes)))
+    before, after = weights(folder / family), weights(out)
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"generator_model"}
+    data = train.load_data(AdaptConfig(**settings(folder, family, tmp_path / "data")))
+    real = radial_statistics(data.batch(range(5))[0])
+    far, near = (
+        float(statistics_loss(torch.from_numpy(pipe(**draw).images.transpose(0, 3, 1, 2)) * 2 - 1, real).mean())
+        for draw in [{"seeds": range(64), "truncation_psi": 1.0, "output_type": "np"}]
+        for pipe in map(SharinganPipeline.from_pretrained, (folder / family, out))
+    )
+    assert near < far - 0.02
+
+
 def test_a_run_of_low_rank_resumes_and_is_written_as_an_adapter_of_its_base(folder, tmp_path):
     torch.manual_seed(0)
     wide = RadialGenerator(z_dim=8, w_dim=96, channels=(64,), base_radius=4, base_angle=8, mapping_layers=2)
@@ -623,6 +642,7 @@ def test_a_radial_base_goes_on_at_any_resolution(folder, tmp_path):
         ({"fisher_freeze": 0.1, "fisher_zero": 0.2}, "fisher_zero must not be above fisher_freeze"),
         ({"fisher_interval": 5}, "fisher_interval needs fisher_freeze"),
         ({"statistics_weight": -1}, "statistics_weight must not be negative"),
+        ({"statistics_steps": 5}, "statistics_steps is 5; they need a statistics_weight"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told(changes, told):
