@@ -11,6 +11,8 @@ from training.config import TrainConfig
 
 logger = logging.getLogger("training.publishing")
 
+NOT_SENT = "A checkpoint was not published: %s. Training goes on."
+
 
 class CheckpointPublisher:
     """Sends checkpoints one at a time from a thread of its own; what comes while one is on its way is left out."""
@@ -25,9 +27,11 @@ class CheckpointPublisher:
         if self.sending is not None and not self.sending.done():
             logger.info("The checkpoint before this one is still on its way to the Hub: this one is not sent.")
             return
-        copy = Path(tempfile.mkdtemp(prefix="publish-"))
-        ignored = shutil.ignore_patterns("checkpoints", "logs", ".*")
-        shutil.copytree(folder, copy, ignore=ignored, dirs_exist_ok=True)
+        try:
+            copy = copied(folder)
+        except OSError as error:  # such as a full disk
+            logger.warning(NOT_SENT, error)
+            return
         self.sending = self.pool.submit(self._send, copy)
 
     def _send(self, copy: Path) -> None:
@@ -35,13 +39,25 @@ class CheckpointPublisher:
             steps = hub.read_json(copy / "report.json")["steps"]
             publish(self.config, copy, f"Step {steps}")
         except Exception as error:  # whatever it is, the next checkpoint may get through
-            logger.warning("A checkpoint was not published: %s. Training goes on.", error)
+            logger.warning(NOT_SENT, error)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
     def close(self) -> None:
         """Wait for what is on its way."""
         self.pool.shutdown()
+
+
+def copied(folder: Path) -> Path:
+    """A temporary copy of what may be published of a folder; nothing is left where it cannot be made."""
+    copy = Path(tempfile.mkdtemp(prefix="publish-"))
+    try:
+        ignored = shutil.ignore_patterns("checkpoints", "logs", ".*")
+        shutil.copytree(folder, copy, ignore=ignored, dirs_exist_ok=True)
+    except OSError:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    return copy
 
 
 def publish(config: TrainConfig, folder: Path, message: str) -> hub.Published:

@@ -15,7 +15,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeGuard
+
+from sharingan_hub.cards.safe_text import without
 
 BEGIN = "<!-- sharingan-hub:begin {name} {digest} -->"
 END = "<!-- sharingan-hub:end {name} -->"
@@ -24,6 +27,8 @@ MARK = re.compile(r"<!-- sharingan-hub:(begin|end) ([a-z]+)(?: ([0-9a-f]+))? -->
 MEMORY = re.compile(r"<!-- sharingan-hub:metadata ([\w\-=, ]*) -->")
 ASIDE = "<!-- This stood where the metadata is, and could not be read as such:\n{head}\n-->\n\n"
 TAG = "sharingan-hub"  # by which models are found
+CARD_BYTES = 2**20
+HEAD_LIMIT = 2**16  # characters; a reader in Python takes a second for so many
 NEEDED = ("library_name", "pipeline_tag")
 
 
@@ -82,8 +87,24 @@ def is_as_written(card: str) -> bool:
     return (
         bool(pairs)
         and all(first[3] == _digest(body[first.end() : last.start()]) for first, last in pairs)
-        and not re.sub("<!--.*?-->", "", outside, flags=re.DOTALL).strip()
+        and not without(outside, "<!--", "-->").strip()
     )
+
+
+def read_card(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a folder's README.md, which may be a stranger's; both empty where they cannot be read.
+
+    Of metadata with YAML's aliases, or of very much of it, nothing is read.
+    """
+    from sharingan_hub.checkpoints.strict import CheckpointError, open_file
+
+    try:
+        with open_file(folder / "README.md") as file:
+            card = file.read(CARD_BYTES).decode("utf-8", errors="replace")
+    except (OSError, CheckpointError):
+        return {}, ""
+    head, body = _split(card.removeprefix("\ufeff"))
+    return _read_head(head) or {}, body
 
 
 def _split(card: str) -> tuple[str | None, str]:
@@ -97,6 +118,9 @@ def _split(card: str) -> tuple[str | None, str]:
 def _read_head(head: str | None) -> dict[str, Any] | None:
     """Metadata; empty where there is no head, None where it cannot be read."""
     import yaml
+
+    if head and len(head) > HEAD_LIMIT:
+        return None
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -56,7 +56,7 @@ def safe_card(text: str) -> str:
     text = html.unescape(text)  # or an entity could hide what is looked for below
     text = "\n".join(_visible(line, keep_spaces=True) for line in text.expandtabs(4).split("\n"))
     for opening, closing in (("<!--", "-->"), (r"<script\b", r"</script\s*>"), (r"<style\b", r"</style\s*>")):
-        text = _without(text, opening, closing)
+        text = without(text, opening, closing)
     text = ANGLED.sub("", text)
     for _ in range(2):  # a picture first, then the link around it
         text = LINK.sub(_link, text)
@@ -89,7 +89,7 @@ def _link(match: re.Match[str]) -> str:
     return f"{'!' if match[0].startswith('!') else ''}[{words}]({address})"
 
 
-def _without(text: str, opening: str, closing: str) -> str:
+def without(text: str, opening: str, closing: str) -> str:
     """The text without what stands between two patterns; what is opened and never closed stays."""
     kept, place = [], 0
     begin, end = re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE)

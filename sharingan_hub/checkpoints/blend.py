@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sharingan_hub import hub
+from sharingan_hub.cards import read_card
 from sharingan_hub.checkpoints.adapters import (
     CONFIG,
     Adapter,
@@ -22,7 +22,7 @@ from sharingan_hub.checkpoints.adapters import (
     read_config,
 )
 from sharingan_hub.checkpoints.folder import component
-from sharingan_hub.checkpoints.strict import CheckpointError, label, open_file, printable, shown
+from sharingan_hub.checkpoints.strict import CheckpointError, label, printable, shown
 
 # The bases inside the package, by what adapters of them call them: training names a base that is a folder by its last part.
 EMBEDDED = {
@@ -30,7 +30,6 @@ EMBEDDED = {
     for name in ("default", "source")
     for place in ("sharingan_hub/embedded/", "")
 }
-MAX_CARD_BYTES = 2**20
 
 
 def locate_base(folder: Path, token: str | bool | None = None, local_files_only: bool = False) -> Path:
@@ -62,22 +61,9 @@ def locate_base(folder: Path, token: str | bool | None = None, local_files_only:
 
 def _base_in_card(folder: Path) -> str | None:
     """The base_model that the head of README.md names, if it is one."""
-    try:
-        with open_file(folder / "README.md") as file:
-            card = file.read(MAX_CARD_BYTES).decode("utf-8", errors="replace")
-    except (OSError, CheckpointError):  # the base may be known without it
-        return None
-    # Not by YAML, of which a few lines can stand for gigabytes: there is one line to find, or a list of one.
-    lines = card.splitlines()
-    for number, line in enumerate(lines[1:] if lines[:1] == ["---"] else [], 2):
-        if line == "---":
-            break
-        if line.startswith("base_model:"):
-            value = line.removeprefix("base_model:").strip()
-            items = takewhile(lambda item: item.startswith("- "), map(str.strip, lines[number:]))
-            names = [value] if value else [item.removeprefix("- ").strip() for item in items]
-            return names[0].strip("'\"") if len(names) == 1 else None
-    return None
+    named = read_card(folder)[0].get("base_model")
+    names = named if isinstance(named, list) else [named]
+    return names[0] if len(names) == 1 and isinstance(names[0], str) else None
 
 
 class Blend:

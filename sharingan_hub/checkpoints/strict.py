@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ TYPES = FLOATS | {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+LINKS = re.compile(r"(?<=\])(?=\()|(?<=:)(?=//)|(?<=www)(?=\.)")  # what Markdown makes links of
 SCALAR = str | int | float | None
 PACKAGE = Path(os.path.abspath(__file__)).parents[1]
 # Files that are called by their name alone: they lie at the top of a checkpoint folder.
@@ -53,7 +55,8 @@ class CheckpointError(HubError, ValueError):
 
 def printable(text: str, length: int = 60) -> str:
     """A stranger's words, shortened, on one line, and with nothing in them that steers a terminal or a web page."""
-    kept = "".join(c if c.isprintable() and c not in "<>&" else f"\\x{ord(c):02x}" for c in text[: length + 1])
+    kept = "".join(c if c.isprintable() and c not in "<>&`" else f"\\x{ord(c):02x}" for c in text[: length + 1])
+    kept = LINKS.sub(" ", kept)
     return kept if len(kept) <= length else f"{kept[: length - 3]}..."
 
 

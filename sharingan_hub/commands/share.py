@@ -50,14 +50,14 @@ def _publish(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     from sharingan_hub import cli
     from sharingan_hub.checkpoints.adapters import is_adapter
+    from sharingan_hub.checkpoints.strict import printable
     from sharingan_hub.hub import locate
 
     folder = locate(arguments.model, with_weights=False)
-    facts = {"model": cli._model_name(arguments.model)}
+    facts = {"model": printable(cli._model_name(arguments.model), 200)}
     facts |= _adapter_facts(folder) if is_adapter(folder) else _generator_facts(folder)
     for name, value in {**facts, **_card_facts(folder)}.items():
-        # a stranger's text must not steer the terminal
-        print(f"{name + ':':<12}" + "".join(letter for letter in value if letter.isprintable()))
+        print(f"{name + ':':<12}{value}")
 
 
 def _generator_facts(folder: Path) -> dict[str, str]:
@@ -85,28 +85,24 @@ def _generator_facts(folder: Path) -> dict[str, str]:
 
 def _adapter_facts(folder: Path) -> dict[str, str]:
     """What the configuration says of an adapter."""
+    from sharingan_hub.cards import plain_text
     from sharingan_hub.checkpoints.adapters import read_config
 
     config = read_config(folder)
     return {
-        "class": f"adapter for a {config['base_class']}",
-        "base": config["base_model"] or "not named",
+        "class": f"adapter for a {plain_text(config['base_class'])}",
+        "base": plain_text(config["base_model"] or "") or "not named",
         "changes": f"{len(config['tensors'])} tensors",
     }
 
 
 def _card_facts(folder: Path) -> dict[str, str]:
     """Title and licence from a model's README.md, as far as it has them."""
-    from huggingface_hub import ModelCard
+    from sharingan_hub.cards import plain_text, read_card
 
-    try:
-        card = ModelCard.load(folder / "README.md", ignore_metadata_errors=True)
-    except Exception:  # no card, or one with a damaged head: the rest is known without it
-        return {}
-    facts = {}
-    title = next((line[2:].strip() for line in card.text.splitlines() if line.startswith("# ")), "")
-    if title:
-        facts["title"] = title
-    if card.data.license:
-        facts["licence"] = str(card.data.license)
-    return facts
+    metadata, text = read_card(folder)
+    heading = next((line for line in text.splitlines() if line.startswith("# ")), "")
+    facts = {"title": plain_text(heading)}
+    if isinstance(metadata.get("license"), str):
+        facts["licence"] = plain_text(metadata["license"])
+    return {name: value for name, value in facts.items() if value}

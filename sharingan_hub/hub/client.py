@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import get_session
 
-from sharingan_hub.checkpoints.strict import HubError
+from sharingan_hub.checkpoints.strict import HubError, printable, shown
 
 TRIES = 3
 COMMIT_SECONDS = 60.0  # a commit is not repeated by the client, and takes the Hub longer than other requests
@@ -55,11 +55,13 @@ class RejectedError(HubError):
 
 @dataclass(eq=False)
 class _Operation:
-    """A talk with the Hub: how long it waits for an answer, and when it began."""
+    """A talk with the Hub: how long it waits for an answer and how often for the same one, and when it began."""
 
     seconds: float
+    waits: int
     began: float
     is_answered: bool = False
+    has_ended: bool = False
 
     def left(self) -> float:
         """How long the next request may take. Before the Hub has shown that it is there, all of them share the time."""
@@ -72,10 +74,14 @@ _thread = threading.local()
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def patience(seconds: float, waits: int = TRIES) -> Iterator[None]:
     """Within it, the Hub's client waits at most this long for an answer and asks for the same at most three times.
 
     By itself it waits for ever for most answers, asks six times, and sits out rate limits of minutes.
+
+    Args:
+        seconds: for each answer; of a download, for its next bytes where `waits` is 1, else as long as the client does.
+        waits: how often the whole time is waited for the same answer. After that all ends, whichever thread asks.
 
     Raises:
         UnreachableError, RateLimitError: from within the client, when patience ends.
@@ -85,7 +91,7 @@ def patience(seconds: float) -> Iterator[None]:
         hooks["request"].append(_before)
         hooks["response"].append(_after)
     _thread.asked = None
-    operation = _Operation(seconds, time.monotonic())
+    operation = _Operation(seconds, waits, time.monotonic())
     _under_way.append(operation)
     try:
         yield
@@ -98,14 +104,20 @@ def _before(request: Any) -> None:
     if not operations:
         return
     limit = max(operation.left() for operation in operations)
-    asked = (request.method, str(request.url), request.headers.get("Range"))
-    last, tries = getattr(_thread, "asked", None) or (None, 0)
-    tries = tries + 1 if asked == last else 1
-    _thread.asked = asked, tries
-    if tries > TRIES or limit <= 0:
+    patient = max(operation.waits for operation in operations)
+    asked, now = (request.method, str(request.url), request.headers.get("Range")), time.monotonic()
+    last, tries, waits, began = getattr(_thread, "asked", None) or (None, 0, 0, now)
+    if asked == last:
+        tries, waits = tries + 1, waits + (now - began >= limit)
+    else:
+        tries, waits = 1, 0
+    _thread.asked = asked, tries, waits, now
+    if tries > TRIES or waits >= patient or limit <= 0 or all(operation.has_ended for operation in operations):
         _thread.asked = None
+        for operation in operations:
+            operation.has_ended |= waits >= patient
         raise UnreachableError(f"The Hub cannot be reached (no answer){TRY_AGAIN}")
-    if request.method == "GET" and "/resolve/" in request.url.path:
+    if request.method == "GET" and "/resolve/" in request.url.path and patient > 1:
         return  # a download has a limit of the client's own, and goes on where it stopped
     limit = max(limit, COMMIT_SECONDS) if "/commit/" in request.url.path else limit
     times = request.extensions.get("timeout", {})
@@ -157,7 +169,7 @@ def explain(error: Exception, repo_id: str, revision: str | None = None, writing
         if isinstance(link, HubError):
             return link
         if isinstance(link, HFValidationError):
-            return RepositoryError(f"{repo_id!r} is no Hub id; one looks like 'user/name'")
+            return RepositoryError(f"{shown(repo_id)} is no Hub id; one looks like 'user/name'")
         if isinstance(link, GatedRepoError):
             return RepositoryError(f"{repo_id} asks for consent: accept its terms on the Hub and log in")
         if isinstance(link, RepositoryNotFoundError):
@@ -204,6 +216,6 @@ def explain_status(error: HfHubHTTPError, repo_id: str, writing: bool) -> HubErr
 
 
 def last_line(text: str) -> str:
-    """The last line of what the Hub says, shortened and without what could steer a terminal."""
+    """The last line of what the Hub says, shortened and printable."""
     lines = text.strip().splitlines() or [""]
-    return "".join(letter for letter in lines[-1].lstrip("- ") if letter.isprintable())[:200]
+    return printable(lines[-1].lstrip("- "), 200)

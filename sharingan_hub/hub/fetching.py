@@ -14,19 +14,27 @@ from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from sharingan_hub.checkpoints.folder import WEIGHTS, expected_bytes
-from sharingan_hub.checkpoints.strict import CheckpointError
-from sharingan_hub.hub.client import TRY_AGAIN, RateLimitError, RepositoryError, UnreachableError, explained, patience
+from sharingan_hub.checkpoints.strict import CheckpointError, printable, shown
+from sharingan_hub.hub.client import (
+    TRIES,
+    TRY_AGAIN,
+    RateLimitError,
+    RepositoryError,
+    UnreachableError,
+    explained,
+    patience,
+)
 from sharingan_hub.hub.finding import SAMPLE
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 DEFAULT = Path(__file__).parents[1] / "embedded" / "default"
-TIMEOUT = 4.0  # seconds that the Hub may take to answer before the cache is opened
+TIMEOUT = 3.5  # seconds that the Hub may take to answer before the cache is opened; the client adds one of its own
 
 # What the loaders read, of a checkpoint and of an adapter, and how many bytes a file may have.
 TEXT_BYTES, WEIGHT_BYTES = 2**20, 2**30
-READ = {
+CHECKPOINT = {
     "model_index.json": TEXT_BYTES,
     "generator_model/config.json": TEXT_BYTES,
     f"generator_model/{WEIGHTS}": WEIGHT_BYTES,
@@ -35,9 +43,11 @@ READ = {
     "ticket.safetensors": WEIGHT_BYTES,
     "adapter/adapter_config.json": TEXT_BYTES,
     "adapter/adapter.safetensors": WEIGHT_BYTES,
-    "adapter_config.json": TEXT_BYTES,
-    "adapter.safetensors": WEIGHT_BYTES,
 }
+ADAPTER = {"adapter_config.json": TEXT_BYTES, "adapter.safetensors": WEIGHT_BYTES}
+READ = CHECKPOINT | ADAPTER
+# No larger than the generator that generator_model/config.json describes.
+BOUNDED = (f"generator_model/{WEIGHTS}", "ticket.safetensors", "adapter/adapter.safetensors")
 ESSENTIAL = (
     ("model_index.json", "generator_model/config.json", f"generator_model/{WEIGHTS}"),
     ("adapter_config.json", "adapter.safetensors"),
@@ -67,7 +77,9 @@ def locate(
     if model and path.is_dir():
         return path
     if isinstance(model, os.PathLike) or not re.fullmatch(r"[\w\-.]+(/[\w\-.]+)?", model) or model.startswith("."):
-        raise CheckpointError(f"{str(model)!r} is neither a folder that exists nor a Hub id such as 'user/name'")
+        raise CheckpointError(
+            f"{printable(repr(str(model)), 200)} is neither a folder that exists nor a Hub id such as 'user/name'"
+        )
     return pull(model, revision, token, local_files_only, with_weights)
 
 
@@ -95,12 +107,13 @@ def pull(
         UnreachableError, RateLimitError: the Hub does not answer and nothing is cached.
     """
     if revision is not None and not re.fullmatch(r"(?!.*\.\.)[\w\-][\w\-./]*", revision, re.ASCII):
-        raise RepositoryError(f"{revision!r} is no revision; it must be a branch, a tag or a commit")
+        raise RepositoryError(f"{shown(revision)} is no revision; it must be a branch, a tag or a commit")
     name = repo_id if revision is None else f"{repo_id} at revision {revision}"
+    cached = find_cached(repo_id, revision)
     problem: Exception | None = None
     if not local_files_only:
         try:
-            with explained(repo_id, revision), patience(TIMEOUT):
+            with explained(repo_id, revision), patience(TIMEOUT, TRIES if cached is None else 1):
                 info = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
                 folder = download(repo_id, info, token, with_weights)
                 if with_weights:
@@ -108,13 +121,8 @@ def pull(
                 return folder
         except (UnreachableError, RateLimitError) as error:
             problem = error
-    try:
-        with explained(repo_id):
-            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[*READ]))
-            if any(all((folder / part).is_file() for part in parts) for parts in ESSENTIAL):
-                return folder
-    except UnreachableError:  # not in the cache
-        pass
+    if cached is not None:
+        return cached
     if problem is None:
         raise UnreachableError(f"{name} is not in the local cache, and the network was not to be used")
     if isinstance(problem, RateLimitError):
@@ -123,14 +131,25 @@ def pull(
     raise UnreachableError(f"{reason}, and {name} is not in the local cache{TRY_AGAIN}") from problem
 
 
+def find_cached(repo_id: str, revision: str | None) -> Path | None:
+    """The folder of a revision in the local cache, as far as it is complete."""
+    try:
+        with explained(repo_id):
+            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[*READ]))
+    except UnreachableError:
+        return None
+    return folder if any(all((folder / part).is_file() for part in parts) for parts in ESSENTIAL) else None
+
+
 def download(repo_id: str, info: ModelInfo, token: str | bool | None, with_weights: bool) -> Path:
     """Of one revision, the files that are read or shown; the small ones first, so that they can speak against the rest."""
     files = choose(repo_id, info.siblings or [])
     folder = fetch(repo_id, info.sha, [file for file in files if file.rfilename.endswith(".json")], token)
     for file in files:
-        if file.rfilename == f"generator_model/{WEIGHTS}" and size_of(file) > (limit := expected_bytes(folder)):
+        if file.rfilename in BOUNDED and size_of(file) > (limit := expected_bytes(folder)):
             raise CheckpointError(
-                f"{repo_id} declares {size_of(file):,} bytes of weights; its configuration accounts for {limit:,}"
+                f"{repo_id} declares {size_of(file):,} bytes of weights in {file.rfilename}; its configuration accounts "
+                f"for {limit:,}"
             )
     if not with_weights:
         files = [file for file in files if not file.rfilename.endswith(".safetensors")]
@@ -143,20 +162,21 @@ def choose(repo_id: str, files: Sequence[RepoSibling]) -> list[RepoSibling]:
     Raises:
         CheckpointError: an essential file is missing, or one that is read is too large.
     """
+    names = {file.rfilename for file in files}
+    is_adapter = "adapter_config.json" in names and "model_index.json" not in names
+    read = ADAPTER if is_adapter else CHECKPOINT
     chosen: list[RepoSibling] = []
     samples = 0
     for file in sorted(files, key=lambda file: file.rfilename):
         name, size = file.rfilename, size_of(file)
-        if name in READ and not 0 <= size <= READ[name]:
+        if name in read and not 0 <= size <= read[name]:
             declared = f"{size:,} bytes" if size >= 0 else "no size"
-            raise CheckpointError(f"{repo_id} declares {declared} for {name}; at most {READ[name]:,} bytes are fetched")
+            raise CheckpointError(f"{repo_id} declares {declared} for {name}; at most {read[name]:,} bytes are fetched")
         is_sample = SAMPLE.fullmatch(name) is not None and 0 <= size <= SAMPLE_BYTES and samples < MAX_SAMPLES
         samples += is_sample
-        if name in READ or is_sample or 0 <= size <= SHOWN.get(name, -1):
+        if name in read or is_sample or 0 <= size <= SHOWN.get(name, -1):
             chosen.append(file)
-    names = {file.rfilename for file in chosen}
-    essential = ESSENTIAL["adapter_config.json" in names and "model_index.json" not in names]
-    for name in essential:
+    for name in ESSENTIAL[is_adapter]:
         if name not in names:
             raise CheckpointError(f"{repo_id} holds no SharinGAN Hub checkpoint: {name} is missing")
     return chosen

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sharingan_hub.checkpoints.folder import validate
-from sharingan_hub.checkpoints.strict import CheckpointError, read_json
+from sharingan_hub.checkpoints.strict import CheckpointError, check_place, read_json
 from sharingan_hub.hub.client import TRY_AGAIN, AccessError, ConflictError, UnreachableError, explained, patience
 from sharingan_hub.hub.fetching import CODE, READ, SHOWN, TIMEOUT, fetch
 from sharingan_hub.hub.finding import SAMPLE
@@ -170,10 +170,19 @@ def has_moved(api: HfApi, repo_id: str, revision: str | None, sha: str | None) -
 
 
 def published_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder that belong to a checkpoint or adapter, by their names in the repository."""
+    """The files of a folder that belong to a checkpoint or adapter, by their names in the repository.
+
+    Raises:
+        CheckpointError: one of them is a link that leads out of the folder: what is there is nobody's business.
+    """
     patterns = [*READ, *SHOWN, "samples/*.png", "pipeline.py", "generator_model/modeling_*.py"]
     paths = {path.relative_to(folder).as_posix(): path for pattern in patterns for path in folder.glob(pattern)}
-    return {name: path for name, path in sorted(paths.items()) if is_published(name) and path.is_file()}
+    files = {name: path for name, path in sorted(paths.items()) if is_published(name) and path.is_file()}
+    for name, path in files.items():
+        check_place(path)
+        if "/" in name:
+            check_place(path.parent)
+    return files
 
 
 def is_published(name: str) -> bool:

@@ -88,6 +88,23 @@ def test_a_hub_that_is_down_at_the_start_does_not_keep_from_training(config, loo
     assert "Training begins all the same" in caplog.text
 
 
+def test_a_disk_that_is_full_does_not_end_the_run(config, tmp_path, monkeypatch, caplog):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    folder, copies = tmp_path / "folder", tmp_path / "copies"
+    for made in (folder, copies):
+        made.mkdir()
+    (folder / "report.json").write_text('{"steps": 1}')
+    monkeypatch.setattr(publishing.tempfile, "tempdir", str(copies))
+    monkeypatch.setattr(publishing.shutil, "copytree", full)
+    publisher = publishing.CheckpointPublisher(config)
+    publisher.send(folder)
+    publisher.close()
+    assert "No space left on device. Training goes on." in caplog.text
+    assert list(copies.iterdir()) == []
+
+
 def test_one_checkpoint_is_sent_at_a_time_and_the_folder_may_change_meanwhile(config, tmp_path, monkeypatch):
     sent, started, go_on = [], threading.Event(), threading.Event()
 

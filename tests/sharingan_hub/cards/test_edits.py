@@ -197,6 +197,13 @@ def test_a_head_cannot_end_the_comment_that_it_is_set_aside_in():
     assert comment.startswith("<!--") and "<script>" in comment[: comment.index("-->")]
 
 
+def test_a_head_of_very_many_lines_is_set_aside_unread():
+    lines = "".join(f"key{number}: x\n" for number in range(10_000))
+    updated = update_card(NEW, f"---\n{lines}---\n# Mine\n")
+    assert head(updated).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert "key9999" in updated and "# Mine" in updated
+
+
 def test_a_thousand_million_laughs_are_not_laughed():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]

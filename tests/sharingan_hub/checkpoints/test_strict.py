@@ -27,6 +27,7 @@ def sentence(caught) -> str:
         ("写輪眼 é", "写輪眼 é"),
         ("<b>&", "\\x3cb\\x3e\\x26"),
         ("a\nb\x1b[0m\u202e\ud800", "a\\x0ab\\x1b[0m\\x202e\\xd800"),
+        ("[a](https://b) `c` www.d", "[a] (https: //b) \\x60c\\x60 www .d"),
         ("a" * 100, "a" * 57 + "..."),
         ("a" * 60, "a" * 60),
     ],

@@ -107,9 +107,23 @@ def test_info_tells_how_often_orders_come(tmp_path, capsys):
 
 
 def test_a_strangers_card_does_not_steer_the_terminal(checkpoint, capsys):
-    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n\nText\n\n# Eyes of\x1b[31m fire\n\n# Second\n")
+    card = "---\nlicense: '<b>mit</b>'\n---\n\nText\n\n# Eyes of\x1b[31m [fire](https://evil.example)\n\n# Second\n"
+    (checkpoint / "README.md").write_text(card)
     facts = told(capsys, checkpoint)
-    assert (facts["title"], facts["licence"]) == ("Eyes of[31m fire", "mit")
+    assert (facts["title"], facts["licence"]) == ("Eyes of(31m (fire)(https evil.example)", "mit")
+
+
+def test_a_card_of_a_few_lines_that_stand_for_millions_is_not_unfolded(checkpoint, capsys):
+    lines = ["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 8)]
+    (checkpoint / "README.md").write_text("\n".join(["---", *lines, "license: *a7", "---", "# Eyes"]))
+    facts = told(capsys, checkpoint)
+    assert facts["title"] == "Eyes" and "licence" not in facts
+
+
+def test_a_card_that_is_a_link_to_another_file_is_not_read(checkpoint, tmp_path, capsys):
+    (tmp_path / "secret.md").write_text("# Secret\n")
+    (checkpoint / "README.md").symlink_to(tmp_path / "secret.md")
+    assert "title" not in told(capsys, checkpoint)
 
 
 @pytest.mark.parametrize("card", [None, "no front matter", "---\n[broken: {yaml\n---\n# T\n", "---\n- list\n---\n"])

@@ -85,6 +85,21 @@ def test_a_cached_checkpoint_opens_when_the_hub_does_not_answer(loopback, repo, 
         hub.pull(REPO, revision="v2")
 
 
+@pytest.mark.parametrize(("method", "part", "hanging"), [("HEAD", ".json", 3), ("GET", WEIGHTS, 1)])
+def test_a_hub_that_hangs_midway_is_waited_for_once_where_there_is_a_cached_checkpoint(
+    loopback, repo, checkpoints, monkeypatch, method, part, hanging
+):
+    folder = hub.pull(REPO)
+    loopback.add(REPO, files_of(checkpoints / "new"))
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    loopback.clear()
+    loopback.fail("delay", lambda request: request.method == method and request.path.endswith(part), times=1000)
+    assert hub.pull(REPO) == folder
+    assert len([request for request in loopback.requests if request.fault]) == hanging  # files that are fetched at once
+    loopback.clear()
+    assert hub.pull(REPO) != folder
+
+
 def test_without_the_network_nothing_is_asked(loopback, repo):
     folder = hub.pull(REPO)
     loopback.clear()
@@ -209,7 +224,8 @@ def test_what_is_no_revision_is_not_asked_for(loopback, repo, revision):
 
 
 def test_an_adapter_is_pulled_like_a_checkpoint(loopback, adapter):
-    loopback.add(REPO, files_of(adapter) | {"README.md": b"card", "train.py": b"print('no')"})
+    more = {"README.md": b"card", "train.py": b"print('no')", "ticket.safetensors": b"no adapter has one"}
+    loopback.add(REPO, files_of(adapter) | more)
     assert files_of(hub.pull(REPO)).keys() == {"adapter_config.json", "adapter.safetensors", "README.md"}
 
 
@@ -231,16 +247,17 @@ def test_a_repository_without_a_checkpoint_is_refused_by_its_list(loopback, file
 @pytest.mark.parametrize("name", [WEIGHTS, "generator_model/config.json", "model_index.json", "ticket.safetensors"])
 def test_a_declared_size_that_no_checkpoint_has_is_refused_by_the_list(loopback, repo, monkeypatch, name):
     loopback.add(REPO, repo.files | {name: bytes(5000)})
-    monkeypatch.setitem(fetching.READ, name, 4999)
+    monkeypatch.setitem(fetching.CHECKPOINT, name, 4999)
     with pytest.raises(hub.CheckpointError, match=f"declares 5,000 bytes for {name}; at most 4,999 bytes are fetched"):
         hub.pull(REPO)
     assert len(loopback.requests) == 1
 
 
-def test_weights_larger_than_their_configuration_says_are_not_fetched(loopback, repo):
-    loopback.add(REPO, repo.files | {WEIGHTS: bytes(2**20)})
+@pytest.mark.parametrize("name", [WEIGHTS, "ticket.safetensors", "adapter/adapter.safetensors"])
+def test_weights_larger_than_their_configuration_says_are_not_fetched(loopback, repo, name):
+    loopback.add(REPO, repo.files | {name: bytes(2**20)})
     with pytest.raises(
-        hub.CheckpointError, match="declares 1,048,576 bytes of weights; its configuration accounts for"
+        hub.CheckpointError, match=f"declares 1,048,576 bytes of weights in {name}; its configuration accounts for"
     ):
         hub.pull(REPO)
     assert not [path for path in fetched(loopback) if path.endswith(".safetensors")]

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import zipfile
@@ -108,6 +109,7 @@ WORDS = st.sampled_from(
         "/etc/passwd",
         "os.system",
         "<script>alert(1)</script>",
+        "[x](https://evil.example) `x` www.evil.example",
         "写輪眼",
         "\ud800",
         "\u202e\x1b[2J",
@@ -339,7 +341,7 @@ def refusal(action: Callable[[], object]) -> hub.HubError | None:
     except hub.HubError as error:
         text = str(error)
         assert text and "\n" not in text and len(text) < 600 and text.isprintable(), repr(text)
-        assert not set(text) & set("<>"), text
+        assert not set(text) & set("<>`") and not re.search(r"\]\(|://|www\.", text), text
         return error
     return None
 

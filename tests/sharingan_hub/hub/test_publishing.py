@@ -63,6 +63,20 @@ def test_only_files_of_a_checkpoint_are_published(loopback, checkpoint):
     assert not [request for request in loopback.requests if b"secret" in request.body]
 
 
+@pytest.mark.parametrize("name", ["README.md", "samples/grid.png", "samples", "pipeline.py"])
+def test_a_link_that_leads_out_of_the_folder_is_not_published(loopback, checkpoint, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "grid.png").write_bytes(b"secret")
+    if name == "samples":
+        shutil.rmtree(checkpoint / name)
+    (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / name).symlink_to(secret if name == "samples" else secret / "grid.png")
+    with pytest.raises(hub.CheckpointError, match="is a link that leads out of its folder, and is not followed"):
+        hub.publish(checkpoint, REPO, token="hf_maker")
+    assert loopback.requests == []
+
+
 def test_an_adapter_is_published_and_pulled(loopback, adapter):
     hub.publish(adapter, REPO, token="hf_maker")
     assert loopback.repos[REPO].files.keys() == {"adapter_config.json", "adapter.safetensors", "README.md"}
