@@ -39,6 +39,7 @@ FIGURES = {
     "symmetry": "rotational symmetry",
     "deformation": "out of round, percent of the radius",
 }
+ARROWS = {"kid": " ↓", "fid": " ↓", "precision": " ↑", "recall": " ↑", "coverage": " ↑"}
 OF_PICTURES = ("symmetry", "deformation")  # measured without a feature network
 
 
@@ -114,6 +115,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
         preview=facts.picture("preview.png"),
         measurements=evaluation and metrics_table(evaluation),
         reading=evaluation and _reading(evaluation),
+        command=evaluation and _command(evaluation, _place(facts.folder, repo_id)),
         nearest=facts.picture("nearest.png"),
         page=None if facts.picture("nearest.png") else facts.picture("evaluation.png"),
         limits=list(facts.limits()),
@@ -181,6 +183,17 @@ def _eval_results(evaluation: Mapping[str, Any], data: str) -> Iterator["EvalRes
         )
 
 
+def _command(evaluation: Mapping[str, Any], place: str) -> str:
+    """What measures the same again, from a checkout of the project."""
+    lines = [f"accelerate launch training/evaluate.py --model {shlex.quote(place)}"]
+    if evaluation["reference"]:
+        against = shlex.quote(evaluation["reference"])
+        lines.append(f"--reference {against} --reference_samples {evaluation['reference_samples']:.0f}")
+    psi = f"--truncation_psi {evaluation['truncation_psi']:g}"
+    lines.append(f"--samples {evaluation['samples']:.0f} --seed {evaluation['seeds'][0]:.0f} {psi}")
+    return " \\\n  ".join([*lines[:-1], f"{lines[-1]} --features {evaluation['features']}"])
+
+
 def _reading(evaluation: Mapping[str, Any]) -> str:
     """How to read the table, as far as its columns go."""
     stand = (
@@ -189,7 +202,8 @@ def _reading(evaluation: Mapping[str, Any]) -> str:
         else []
     )
     stand += ["true draws as a ceiling"] if "true draws" in evaluation["rows"] else []
-    sentences = [f"Beside the model stand {' and '.join(stand)}."] if stand else []
+    sentences = ["↓ is better where it is low, ↑ where it is high; the others are at their best near the true draws."]
+    sentences += [f"Beside the model stand {' and '.join(stand)}."] if stand else []
     if evaluation["features"] == "domain":
         sentences.append("Figures of other feature networks, Inception among them, cannot be compared with these.")
     return " ".join([*sentences, "What each figure means: `docs/metrics.md` of the project."])
@@ -202,8 +216,12 @@ def metrics_table(evaluation: Mapping[str, Any]) -> str:
     titles = list(rows)
     lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, label in FIGURES.items():
-        if any(name in row for row in rows.values()):
-            lines.append(f"| {label} | " + " | ".join(figure(rows[title].get(name)) for title in titles) + " |")
+        if any(row.get(name, [None])[0] is not None for row in rows.values()):
+            lines.append(
+                f"| {label}{ARROWS.get(name, '')} | "
+                + " | ".join(figure(rows[title].get(name)) for title in titles)
+                + " |"
+            )
     network = "the project's own feature network" if evaluation["features"] == "domain" else "Inception-v3"
     against = (
         f" against {evaluation['reference_samples']:,} unseen draws of {evaluation['reference']}"
@@ -224,7 +242,7 @@ def figure(estimate: list[float | None] | None) -> str:
     if estimate is None or estimate[0] is None:
         return "–"
     value, error = estimate
-    if not error:
-        return f"{value:.3g}"
+    if not error or max(abs(value), error) < 5e-5:
+        return f"{value:.3g}" if abs(value) >= 5e-5 else "0"
     digits = next(d for d in range(5) if d == 4 or error >= 2 * 10.0**-d)
     return f"{value:.{digits}f} ± {error:.{digits}f}"

@@ -254,7 +254,7 @@ class Facts:
             yield "hardware", words(hardware["name"]) + of
         energy, how = self.number("energy_wh"), words(self.report.get("energy_estimate"), 200)
         if energy is not None:
-            yield "energy", f"{energy:,g} Wh, an estimate" + (f": {how}" if how else "")
+            yield "energy", f"about {_rounded(energy)} Wh, an estimate" + (f": {how}" if how else "")
         versions = self.report.get("versions")
         if isinstance(versions, dict):
             pairs = [f"{words(name)} {words(version)}" for name, version in list(versions.items())[:10]]
@@ -327,8 +327,12 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]).removeprefix(" and ")
 
 
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _minutes(minutes: float) -> str:
-    rounded = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.2g}"
+    rounded = _rounded(minutes)
     return f"{rounded} minute{'' if rounded == '1' else 's'}"
 
 

@@ -217,7 +217,7 @@ def test_the_card_shows_pictures_recipe_cost_and_figures(full):
         "| pictures seen | 22,400; 112,000 before that, by the models that it started from |",
         "| time | 12 minutes, in 2 processes; 29 minutes before that, by the models that it started from |",
         "| hardware | A Fine CPU 9000, 2 cores |",
-        "| energy | 5.94 Wh, an estimate: 11.87 minutes of 2 busy cores",
+        "| energy | about 5.9 Wh, an estimate: 11.87 minutes of 2 busy cores",
         "| software | torch 2.13.0, diffusers 0.42.1 |",
         "(samples/preview.png)",
         "learning_rate: 0.002",
@@ -226,6 +226,12 @@ def test_the_card_shows_pictures_recipe_cost_and_figures(full):
     assert "secret" not in str(card) and "threads" not in making  # where a run was is nobody's business
     measured = part(card, "measurements")
     assert metrics_table(EVALUATION) in measured and "floor" in measured and "(samples/nearest.png)" in measured
+    first, last = EVALUATION["seeds"]
+    assert (
+        f"accelerate launch training/evaluate.py --model user/mine \\\n  --reference {EVALUATION['reference']} "
+        f"--reference_samples {EVALUATION['reference_samples']} \\\n  --samples {last - first + 1} --seed {first} "
+        f"--truncation_psi {EVALUATION['truncation_psi']:g} --features domain\n"
+    ) in measured
     assert "evaluation.png" not in measured  # the same pictures, and the figures of the table
     limits = part(card, "limits")
     assert "15 pictures teach a style" in limits and "Orders 7 and 8 are not among" in limits
@@ -452,6 +458,7 @@ def test_the_template_is_one_file_under_both_names():
     [
         ([12.3456, 0.123], "12.35 ± 0.12"),
         ([12.3456, 3.2], "12 ± 3"),
+        ([1e-8, 1e-9], "0"),
         ([0.98765, 0.0123], "0.988 ± 0.012"),
         ([1.0, 0.0], "1"),
         ([0.25, None], "0.25"),
@@ -464,7 +471,10 @@ def test_a_figure_has_the_digits_that_its_error_allows(estimate, shown):
 
 
 def test_the_table_says_what_was_measured_and_leaves_out_what_was_not():
-    rows = {"this model": {"kid": [1.25, 0.1], "symmetry": [0.9, 0.01]}, "true draws": {"kid": [0.0, 0.1]}}
+    rows = {
+        "this model": {"kid": [1.25, 0.1], "symmetry": [0.9, 0.01], "recall": [None, None]},
+        "true draws": {"kid": [0.0, 0.1]},
+    }
     evaluation = {
         "features": "domain",
         "samples": 2000,
@@ -475,7 +485,7 @@ def test_the_table_says_what_was_measured_and_leaves_out_what_was_not():
         "rows": rows,
     }
     table = metrics_table(evaluation)
-    assert "| KID | 1.25 ± 0.10 | 0.00 ± 0.10 |" in table
+    assert "| KID ↓ | 1.25 ± 0.10 | 0.00 ± 0.10 |" in table
     assert "| rotational symmetry | 0.900 ± 0.010 | – |" in table
     assert "recall" not in table
     assert (
