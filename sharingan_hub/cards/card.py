@@ -241,8 +241,10 @@ def figure(estimate: list[float | None] | None) -> str:
     """A value with its error, rounded to what the error allows."""
     if estimate is None or estimate[0] is None:
         return "–"
-    value, error = estimate
-    if not error or max(abs(value), error) < 5e-5:
-        return f"{value:.3g}" if abs(value) >= 5e-5 else "0"
+    value, error = estimate[0], estimate[1] or 0.0
+    if max(abs(value), error) < 5e-5:  # of four digits nothing would be left
+        return "0"
+    if not error:
+        return f"{value:.3g}"
     digits = next(d for d in range(5) if d == 4 or error >= 2 * 10.0**-d)
     return f"{value:.{digits}f} ± {error:.{digits}f}"

@@ -14,6 +14,7 @@ import torch
 
 from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.hub import fetching
+from tests.loopback_server import Answer
 
 from ..conftest import files_of, tiny_pipeline
 
@@ -145,6 +146,18 @@ def test_a_file_that_comes_damaged_is_not_kept(loopback, repo, name):
     with pytest.raises(hub.UnreachableError, match=f"{name} came damaged"):
         hub.pull(REPO)
     assert (hub.pull(REPO) / name).read_bytes() == repo.files[name]
+
+
+@pytest.mark.parametrize("sha", ["../../../up", "main", "", None])
+def test_a_commit_that_is_none_names_no_folder(loopback, repo, monkeypatch, tmp_path, sha):
+    def model_info(self, request) -> Answer:
+        files = [{"rfilename": name, "size": len(content)} for name, content in repo.files.items()]
+        return Answer.json({"id": REPO, "sha": sha, "siblings": files})
+
+    monkeypatch.setattr("tests.loopback_hub.ROUTES", [("GET", f"/api/models/{REPO}", model_info)])
+    with pytest.raises(hub.UnreachableError, match="it names no commit"):
+        hub.pull(REPO)
+    assert len(loopback.requests) == 1
 
 
 def test_a_process_killed_while_pulling_leaves_nothing_in_the_way(loopback, repo, tmp_path):
