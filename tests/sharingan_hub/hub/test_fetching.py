@@ -101,6 +101,15 @@ def test_a_hub_that_hangs_midway_is_waited_for_once_where_there_is_a_cached_chec
     assert hub.pull(REPO) != folder
 
 
+def test_the_files_that_would_come_next_are_not_waited_for_either(loopback, repo, monkeypatch):
+    folder = hub.pull(REPO)
+    loopback.add(REPO, repo.files | {f"samples/more{n}.png": bytes([n]) for n in range(30)})
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    loopback.fail("delay", lambda request: request.method == "GET" and "more" in request.path, times=1000)
+    assert hub.pull(REPO) == folder
+    assert len([request for request in loopback.requests if request.fault]) <= 8  # which the client fetches at once
+
+
 def test_without_the_network_nothing_is_asked(loopback, repo):
     folder = hub.pull(REPO)
     loopback.clear()
