@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharingan_hub.inversion import inversion_steps as inversion_steps
+    from sharingan_hub.inversion import invert as invert
     from sharingan_hub.latents import animate as animate
     from sharingan_hub.latents import directions as directions
     from sharingan_hub.latents import interpolate as interpolate
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from sharingan_hub.pipeline_sharingan import SharinganPipeline as SharinganPipeline
     from sharingan_hub.postprocess import circularize as circularize
     from sharingan_hub.postprocess import estimate_order as estimate_order
+    from sharingan_hub.postprocess import find_iris as find_iris
+    from sharingan_hub.postprocess import place_in_eye as place_in_eye
     from sharingan_hub.postprocess import recolor as recolor
     from sharingan_hub.postprocess import symmetrize as symmetrize
     from sharingan_hub.postprocess import symmetry_score as symmetry_score
@@ -40,11 +44,15 @@ EXPORTS = {
     "directions": "latents",
     "draw_svg": "media",
     "estimate_order": "postprocess",
+    "find_iris": "postprocess",
     "interpolate": "latents",
     "interpolate_palettes": "latents",
     "interpolate_seeds": "latents",
+    "inversion_steps": "inversion",
+    "invert": "inversion",
     "layer_ranges": "latents",
     "move": "latents",
+    "place_in_eye": "postprocess",
     "read_recipe": "media",
     "recolor": "postprocess",
     "style_mix": "latents",

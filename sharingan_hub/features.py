@@ -74,15 +74,26 @@ class FeatureNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixi
         Raises:
             ValueError: images have another shape.
         """
+        x = self.layers(self._polar(images))
+        deviation = (x.var(dim=3, correction=0) + 1e-4).sqrt()
+        return F.relu(self.project(torch.cat([x.mean(dim=3), deviation], dim=1).flatten(1)))
+
+    def details(self, images: Tensor) -> Tensor:
+        """What the first level sees: (N, 3, H, W) in [0, 1] -> (N, channels[0], 20, 48), over radius and angle.
+
+        Raises:
+            ValueError: images have another shape.
+        """
+        return self.layers[1](self.layers[0](self._polar(images)))
+
+    def _polar(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W), got {tuple(images.shape)}.")
         if images.shape[2:] != (SIDE, SIDE):
             images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
         grid = polar_grid(images.device).to(images.dtype).expand(len(images), -1, -1, -1)
         x = F.grid_sample(images * 2 - 1, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        x = self.layers(x.contiguous(memory_format=torch.channels_last))
-        deviation = (x.var(dim=3, correction=0) + 1e-4).sqrt()
-        return F.relu(self.project(torch.cat([x.mean(dim=3), deviation], dim=1).flatten(1)))
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=2)

@@ -95,6 +95,14 @@ def test_any_size_is_looked_at(pictures):
         feature_network()(torch.zeros(1, 64, 64))
 
 
+def test_details_turn_with_the_picture(pictures):
+    details = feature_network().details(pictures[:4])
+    quarter = feature_network().details(pictures[:4].rot90(1, (2, 3)))
+    assert details.shape == (4, 16, 20, 48)
+    assert (quarter - details.roll(12, dims=3)).abs().max() < 1e-3 * details.max()
+    assert (quarter - details).abs().max() > 0.1 * details.max()
+
+
 def test_it_is_small_and_half_precision_loses_nothing():
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 8e6
     assert not feature_network().training and not any(p.requires_grad for p in feature_network().parameters())
