@@ -25,7 +25,9 @@ from torch import Tensor
 from .motifs import MOTIFS
 
 Color = tuple[float, float, float]
-DISTRIBUTIONS = ("source", "sharingan", "frost", "solar", "jade")
+BENCHMARK = ("sharingan", "frost", "solar", "jade")  # what few-shot adaptation is measured on
+DEVELOPMENT = ("violet", "gold")  # what its settings are chosen on, beside sharingan
+DISTRIBUTIONS = ("source", *BENCHMARK, *DEVELOPMENT)
 SOURCE_LATENT_DIM = 128  # source_emblem reads fewer
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8

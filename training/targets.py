@@ -1,8 +1,8 @@
 """Emblem distributions to adapt to: narrow ones, each with a look of its own, of which a few-shot set shows about 15.
 
-"sharingan" is what the published models are made for. The other three were made for the benchmark and nothing is tuned on
-them: other colours, layouts, families and mixes of orders. All colours lie near the look's own; unlike the source
-distribution they are no function of a Gaussian latent.
+"sharingan" is what the published models are made for. "frost", "solar" and "jade" were made for the benchmark and nothing is
+tuned on them: other colours, layouts, families and mixes of orders. "violet" and "gold" are there to choose settings on. All
+colours lie near the look's own; unlike the source distribution they are no function of a Gaussian latent.
 """
 
 from __future__ import annotations
@@ -181,9 +181,70 @@ def _jade(rng: np.random.Generator, order: int) -> Emblem:
     )
 
 
+VIOLET_FAMILIES = ("clover", "crescent", "kite", "petal", "bead", "sickle", "drop", "chevron")
+
+
+def _violet(rng: np.random.Generator, order: int) -> Emblem:
+    """Orchids: lilac patterns, silver ones within, on a purple disc with a silver rim, no pupil, on plum."""
+    lilac = hsv(0.78, rng.uniform(0.1, 0.25), rng.uniform(0.85, 1.0))
+    hue, value = rng.uniform(0.74, 0.82), rng.uniform(0.3, 0.5)
+    iris_radius, rim_width = rng.uniform(0.86, 0.95), rng.uniform(0.03, 0.05)
+    top = iris_radius - rim_width
+    middle = rng.uniform(0.5, 0.62) * top
+    bands = [(middle * 0.98, top * 0.98), (0.08, middle * 0.95)] if rng.random() < 0.75 else [(0.1, top * 0.95)]
+    silver = hsv(0.7, 0.05, rng.uniform(0.7, 0.85))
+    plum = hsv(0.83, 0.6, rng.uniform(0.08, 0.15))
+    return Emblem(
+        order=order,
+        phase=float(rng.uniform(0, 2 * math.pi)),
+        patterns=_patterns(rng, order, bands, [lilac, silver], VIOLET_FAMILIES, 0.3),
+        rings=(Ring(float(middle), float(rng.uniform(0.012, 0.02)), silver),) if rng.random() < 0.6 else (),
+        iris_radius=float(iris_radius),
+        iris_inner=hsv(hue, 0.6, value + 0.1),
+        iris_outer=hsv(hue, 0.75, value * 0.7),
+        rim_width=float(rim_width),
+        rim_color=silver,
+        pupil_radius=0.0,
+        pupil_color=silver,
+        background_inner=plum,
+        background_outer=hsv(0.83, 0.6, 0.05),
+    )
+
+
+GOLD_FAMILIES = ("horn", "sickle", "blade", "tomoe", "lens", "arc")
+
+
+def _gold(rng: np.random.Generator, order: int) -> Emblem:
+    """Coins: dark green patterns, pupil and rim on gold, a thin ring far out, on sand."""
+    green = hsv(rng.uniform(0.38, 0.45), rng.uniform(0.6, 0.8), rng.uniform(0.1, 0.2))
+    hue, value = rng.uniform(0.11, 0.145), rng.uniform(0.85, 0.98)
+    iris_radius, rim_width = rng.uniform(0.82, 0.9), rng.uniform(0.05, 0.08)
+    pupil, top = rng.uniform(0.18, 0.26), iris_radius - rim_width
+    ring = rng.uniform(0.62, 0.7)
+    bands = [(pupil * 1.05, ring * 0.98)] if rng.random() < 0.6 else [(ring * 0.98, top), (pupil, ring * 0.95)]
+    sand = hsv(0.1, rng.uniform(0.25, 0.35), rng.uniform(0.9, 0.97))
+    return Emblem(
+        order=order,
+        phase=float(rng.uniform(0, 2 * math.pi)),
+        patterns=_patterns(rng, order, bands, [green, green], GOLD_FAMILIES, 0.1),
+        rings=(Ring(float(ring), float(rng.uniform(0.014, 0.022)), green),),
+        iris_radius=float(iris_radius),
+        iris_inner=hsv(hue, 0.7, value),
+        iris_outer=hsv(hue - 0.03, 0.9, value * 0.8),
+        rim_width=float(rim_width),
+        rim_color=green,
+        pupil_radius=float(pupil),
+        pupil_color=green,
+        background_inner=sand,
+        background_outer=sand,
+    )
+
+
 TARGETS = {
     "sharingan": Target([0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0], _sharingan, 1),
     "frost": Target([0.0, 0.0, 0.1, 0.15, 0.1, 0.45, 0.0, 0.2], _frost, 2),
     "solar": Target([0.0, 0.0, 0.05, 0.1, 0.25, 0.2, 0.2, 0.2], _solar, 3),
     "jade": Target([0.05, 0.2, 0.25, 0.3, 0.2, 0.0, 0.0, 0.0], _jade, 4),
+    "violet": Target([0.0, 0.05, 0.15, 0.2, 0.25, 0.25, 0.1, 0.0], _violet, 11),
+    "gold": Target([0.1, 0.25, 0.3, 0.2, 0.15, 0.0, 0.0, 0.0], _gold, 12),
 }

@@ -2,7 +2,7 @@
 
     python -m training.train_features --max_steps 6000
 
-Half of the pictures are of the source distribution, half of the targets; some are blurred, noisy or deformed, and the
+Half of the pictures are of the source distribution, half of the benchmark's targets; some are blurred, noisy or deformed, and the
 network has to say how much. The attributes are those that the renderer drew from: nothing is labelled by hand.
 """
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sharingan_hub.features import EMBEDDED, SIDE, FeatureNetwork
 from training.checkpoints import write_json
-from training.emblems import DISTRIBUTIONS, FAMILIES, Emblem, render, sample_emblems
+from training.emblems import BENCHMARK, FAMILIES, Emblem, render, sample_emblems
 from training.sampling import seeded
 from training.teacher import CHOICES, attributes
 
@@ -111,10 +111,10 @@ def examples(seed: int, step: int, count: int, first: int = 0, clean: bool = Fal
     """A batch: pictures, classes, measures, flaws."""
     draw = random.Random(f"{seed}/{step}")
     seeds = [first + draw.randrange(HELD_OUT) for _ in range(count)]
-    targets = len(DISTRIBUTIONS) - 1
+    targets = len(BENCHMARK)
     emblems = [
         emblem
-        for i, name in enumerate(DISTRIBUTIONS)
+        for i, name in enumerate(("source", *BENCHMARK))
         for emblem in sample_emblems(name, seeds[: count // 2] if i == 0 else seeds[count // 2 + i - 1 :: targets])
     ]
     images = render(emblems, SIDE)

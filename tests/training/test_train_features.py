@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from sharingan_hub.features import feature_network, features_of
 from training import train_features
-from training.emblems import DISTRIBUTIONS, FAMILIES, render, sample_emblems
+from training.emblems import BENCHMARK, FAMILIES, render, sample_emblems
 
 
 def seeded() -> torch.Generator:
@@ -41,7 +41,7 @@ def test_deformation_has_the_rms_that_was_asked_for():
 
 
 def test_answers_are_those_of_the_renderer():
-    emblems = [e for name in DISTRIBUTIONS for e in sample_emblems(name, range(20))]
+    emblems = [e for name in ("source", *BENCHMARK) for e in sample_emblems(name, range(20))]
     classes, measures = train_features.true_answers(emblems)
     for row, emblem in zip(classes.tolist(), emblems):
         assert row[0] == emblem.order - 1 and FAMILIES[row[1]] == emblem.patterns[0].family
@@ -59,7 +59,7 @@ def test_examples_are_of_all_distributions_and_testing_ones_are_unseen(monkeypat
     )
     images, classes, measures, flaws = train_features.examples(0, 3, 16)
     assert len(images) == len(classes) == len(measures) == len(flaws) == 16
-    assert [name for name, _ in asked] == list(DISTRIBUTIONS)
+    assert [name for name, _ in asked] == ["source", *BENCHMARK]
     assert max(max(seeds) for _, seeds in asked) < train_features.HELD_OUT
     asked.clear()
     *_, flaws = train_features.examples(0, 3, 16, first=train_features.HELD_OUT, clean=True)

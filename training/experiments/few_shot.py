@@ -36,7 +36,7 @@ from sharingan_hub import SharinganPipeline, circularize, hub
 from sharingan_hub.features import features_of
 from training import adapt, evaluate, metrics, trainer
 from training.checkpoints import list_checkpoints, picture_grid, save_picture, write_json
-from training.emblems import DISTRIBUTIONS, sample_emblems, write_folder
+from training.emblems import BENCHMARK, DEVELOPMENT, sample_emblems, write_folder
 from training.evaluate import Reference
 from training.low_rank import add_low_rank, merged
 
@@ -45,7 +45,7 @@ logger = logging.getLogger("training.few_shot")
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "training" / "recipes"
 SHARINGAN = ROOT / "training" / "data" / "sharingan15"
-TARGETS = DISTRIBUTIONS[1:]
+TARGETS = (*BENCHMARK, *DEVELOPMENT)
 SHOTS = 15
 POINTS = 6  # of a curve, the end included
 CURVE_SAMPLES = 1000
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments.few_shot", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), help=f"among {', '.join(TARGETS)}, or folders")
+    parser.add_argument("--targets", nargs="+", default=list(BENCHMARK), help=f"among {', '.join(TARGETS)}, or folders")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all on the first target, then the best")
     parser.add_argument("--best", type=int, default=6, help="how many methods run on the other targets (default 6)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
