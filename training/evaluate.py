@@ -55,6 +55,9 @@ class EvaluateConfig:
         seed: first seed of the model's pictures.
         features: domain (the project's own network), or inception (needs torch-fidelity, and its weights).
         threads: CPU threads; torch decides where not given.
+        push_to_hub: publish the folder with its new figures.
+        hub_model_id: where to publish it.
+        hub_private_repo: publish it privately.
     """
 
     model: str
@@ -66,6 +69,9 @@ class EvaluateConfig:
     seed: int = 0
     features: Literal["domain", "inception"] = "domain"
     threads: int | None = None
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 100), ("reference_samples", 100), ("seed", 0)):
@@ -73,6 +79,10 @@ class EvaluateConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if not math.isfinite(self.truncation_psi):
             raise ValueError(f"truncation_psi must be a finite number, got {self.truncation_psi}.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("hub_model_id must be given with push_to_hub.")
+        if self.push_to_hub and not Path(self.model).is_dir():
+            raise ValueError(f"model must be a folder with push_to_hub, got {self.model!r}.")
 
 
 @dataclass
@@ -244,8 +254,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     """Measure a model and write the results into its folder (or, for a Hub id, into ./evaluation); returns the folder.
 
     Raises:
-        ValueError, HubError: the model, its training data or the reference cannot be used.
+        ValueError, HubError: the model, its training data or the reference cannot be used, or nobody is logged in to publish.
+        TrainingError: the folder is complete, but could not be published.
     """
+    from training.train import check_publishing, publish_result
+
+    check_publishing(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = hub.locate(config.model)
@@ -298,6 +312,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     if target == folder:
         write_card(folder)
     logger.info("%s", metrics_table(result))
+    publish_result(config, folder, "Evaluated")
     return target
 
 

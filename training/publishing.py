@@ -5,19 +5,27 @@ import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from sharingan_hub import hub
-from training.config import TrainConfig
 
 logger = logging.getLogger("training.publishing")
 
 NOT_SENT = "A checkpoint was not published: %s. Training goes on."
 
 
+class Publishing(Protocol):
+    """What a config says of publishing: whether, where, and whether privately."""
+
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_private_repo: bool
+
+
 class CheckpointPublisher:
     """Sends checkpoints one at a time from a thread of its own; what comes while one is on its way is left out."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: Publishing) -> None:
         self.config = config
         self.pool = ThreadPoolExecutor(1, "publish")
         self.sending: Future[None] | None = None
@@ -60,7 +68,7 @@ def copied(folder: Path) -> Path:
     return copy
 
 
-def publish(config: TrainConfig, folder: Path, message: str) -> hub.Published:
+def publish(config: Publishing, folder: Path, message: str) -> hub.Published:
     """Publish a folder where the config says."""
     assert config.hub_model_id is not None
     return hub.publish(folder, config.hub_model_id, private=config.hub_private_repo, commit_message=message)

@@ -23,7 +23,7 @@ import sharingan_hub
 from sharingan_hub import hub
 from training.config import TrainConfig
 from training.discriminators import DISCRIMINATORS
-from training.publishing import publish
+from training.publishing import Publishing, publish
 from training.trainer import Trainer, TrainingError
 
 logger = logging.getLogger("training")
@@ -120,7 +120,7 @@ def load_data(config: TrainConfig) -> Any:
     return load_pictures(config.train_data, config.resolution)
 
 
-def publish_result(config: TrainConfig, folder: Path) -> None:
+def publish_result(config: Publishing, folder: Path, message: str = "Training is complete") -> None:
     """Publish what a run came to, where its config asks for it. Of several processes one does.
 
     Raises:
@@ -129,7 +129,7 @@ def publish_result(config: TrainConfig, folder: Path) -> None:
     if not config.push_to_hub or not PartialState().is_main_process:
         return
     try:
-        done = publish(config, folder, "Training is complete")
+        done = publish(config, folder, message)
     except hub.HubError as error:
         raise TrainingError(
             f"{error}. The model is complete in {folder}; publish it later: sharingan publish {folder} {config.hub_model_id}"
@@ -137,8 +137,8 @@ def publish_result(config: TrainConfig, folder: Path) -> None:
     logger.info("Published: %s", done.url)
 
 
-def check_publishing(config: TrainConfig) -> None:
-    """Find out before training whether it could be published afterwards.
+def check_publishing(config: Publishing) -> None:
+    """Find out before the work whether its result could be published.
 
     Raises:
         AccessError: nobody is logged in, or the token is not valid.
@@ -148,7 +148,7 @@ def check_publishing(config: TrainConfig) -> None:
     try:
         hub.check_login()
     except hub.UnreachableError as error:
-        logger.warning("%s. Training begins all the same; each checkpoint tries again.", error)
+        logger.warning("%s. The run begins all the same; publishing is tried again as it goes on.", error)
 
 
 def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sharingan_hub import RadialGenerator, SharinganPipeline, hub
 from training import publishing, train
 from training.adapt import AdaptConfig, adapt
 from training.discriminators import StyleGAN2Discriminator
+from training.evaluate import EvaluateConfig, evaluate
 from training.train import TrainingError
 
 REPO = "maker/eyes"
@@ -85,7 +87,7 @@ def test_who_is_not_logged_in_hears_of_it_before_training(config, monkeypatch):
 def test_a_hub_that_is_down_at_the_start_does_not_keep_from_training(config, loopback, caplog):
     loopback.fail("500", lambda request: "whoami" in request.path, times=float("inf"))
     train.check_publishing(config)
-    assert "Training begins all the same" in caplog.text
+    assert "The run begins all the same" in caplog.text
 
 
 def test_a_disk_that_is_full_does_not_end_the_run(config, tmp_path, monkeypatch, caplog):
@@ -133,3 +135,16 @@ def test_one_checkpoint_is_sent_at_a_time_and_the_folder_may_change_meanwhile(co
     publisher.send(folder)
     publisher.close()
     assert sent == [("Step 1", "1"), ("Step 3", "3")]
+
+
+def test_new_figures_are_published_with_their_card(config, loopback):
+    folder = adapt(replace(config, push_to_hub=False))
+    settings = {"model": str(folder), "samples": 100, "push_to_hub": True, "hub_model_id": REPO}
+    evaluate(EvaluateConfig(**settings))
+    files = loopback.repos[REPO].files
+    assert [revision.title for revision in loopback.repos[REPO].revisions.values()][-1] == "Evaluated"
+    assert json.loads(files["report.json"])["evaluation"]["samples"] == 100
+    assert b"samples/nearest.png" in files["README.md"] and "samples/evaluation.png" in files
+    for wrong, told in (({"hub_model_id": None}, "hub_model_id must be given"), ({"model": REPO}, "must be a folder")):
+        with pytest.raises(ValueError, match=told):
+            EvaluateConfig(**settings | wrong)
