@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sharingan_hub.latents import layer_ranges as layer_ranges
     from sharingan_hub.latents import move as move
     from sharingan_hub.latents import style_mix as style_mix
+    from sharingan_hub.latents import vary as vary
     from sharingan_hub.media import draw_svg as draw_svg
     from sharingan_hub.media import read_recipe as read_recipe
     from sharingan_hub.media import write_animation as write_animation
@@ -59,6 +60,7 @@ EXPORTS = {
     "symmetrize": "postprocess",
     "symmetry_score": "postprocess",
     "trace_svg": "media.vector_trace",
+    "vary": "latents",
     "write_animation": "media",
     "write_png": "media",
     "write_svg": "media",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sharingan_hub.modeling_radial import RadialGenerator
 from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator
-from sharingan_hub.pipeline_sharingan import SharinganPipeline, chunks, finite, whole_number
+from sharingan_hub.pipeline_sharingan import SharinganPipeline, chunks, finite, per_picture, whole_number
 from sharingan_hub.postprocess.oklab import fit_to_screen, from_oklab, to_oklab
 from sharingan_hub.timeline import At, Interpolation, Timeline, catmull_rom, slerp
 
@@ -218,6 +218,39 @@ def animate(
         palette = palettes[chunk] if isinstance(palettes, Interpolation) else palettes
         out: Any = pipe(latents=latents[chunk], palette=palette, output_size=output_size)
         yield from out.images
+
+
+def vary(
+    pipe: SharinganPipeline,
+    seed: int,
+    others: Sequence[int],
+    strength: float | Sequence[float] = 0.3,
+    truncation_psi: float = 0.7,
+    order: int | None = None,
+) -> Tensor:
+    """Variations around a seed: z a part of the great circle on the way to other seeds, each as likely as a seed's own.
+
+    Args:
+        pipe: the pipeline.
+        seed: what is varied. Its order, given or drawn by it, stays.
+        others: seeds that say in which direction each variation lies.
+        strength: how much of the way, 0 (the seed itself) to 1 (the other seed's z), for all or for each.
+        truncation_psi, order: as the pipeline takes them.
+
+    Returns:
+        Latents (N, num_ws, w_dim), one for each of others.
+
+    Raises:
+        ValueError, TypeError: an argument is outside its range or of another type.
+    """
+    strengths = per_picture("strength", strength, len(others), finite)
+    if not all(0 <= far <= 1 for far in strengths):
+        raise ValueError(f"strength is {strength}; it must be from 0 to 1")
+    seeds = pipe.prepare_seeds(seeds=[seed, *others])
+    z, orders = pipe.prepare_z(seeds, order)
+    far = torch.tensor(strengths, dtype=torch.float32, device=z.device)[:, None]
+    varied = slerp(z[:1].float(), z[1:].float(), far).to(z)
+    return pipe.map_z(varied, truncation_psi, None if orders is None else orders[:1] * len(others))
 
 
 def style_rows(latents: Tensor) -> int:

@@ -11,6 +11,7 @@ from .radial_scale import RadialScale as RadialScale
 from .recolor import PALETTES as PALETTES
 from .recolor import Palette as Palette
 from .recolor import recolor as recolor
+from .recolor import recolor_colors as recolor_colors
 from .steps import postprocess as postprocess
 from .steps import postprocess_with_alpha as postprocess_with_alpha
 from .symmetry import estimate_order as estimate_order

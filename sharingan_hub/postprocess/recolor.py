@@ -111,6 +111,42 @@ def recolor(
     return torch.stack(rows).to(images.dtype)
 
 
+def recolor_colors(colors: Tensor, picture: Tensor, palette: str | Palette | Mapping[str, Color | None]) -> Tensor:
+    """What `recolor` makes of single colours, for those who draw a picture from a palette rather than change its pixels.
+
+    Each colour is taken for the role whose colour in the picture it comes nearest to, in some light.
+
+    Args:
+        colors: (K, 3) in [0, 1], what the picture is painted with.
+        picture: (1, 3, H, W) in [0, 1]; a small one will do.
+        palette: as `recolor` takes it.
+
+    Returns:
+        (K, 3) in [0, 1].
+
+    Raises:
+        TypeError, ValueError: as `recolor`.
+    """
+    check_images(picture, "picture")
+    wanted, given = _wanted(_targets(palette, None, None, None), None, 1, picture)
+    found = find_roles(picture.clamp(0, 1))
+    anchors, present = found.anchors[0].to(colors), found.share[0] > 0
+    # Shading makes a colour darker than it is painted: `light` is by how much, if it comes to be a role's colour by that.
+    seen = from_oklab(anchors).clamp(0, 1)
+    light = ((colors @ seen.T) / colors.square().sum(dim=1, keepdim=True).clamp(min=1e-3)).clamp(0.3, 1)
+    shaded = to_oklab(light[:, :, None] * colors[:, None])  # (K, roles, 3)
+    distance = (shaded - anchors).norm(dim=2).masked_fill(~present, torch.inf)
+    role_of = distance.argmin(dim=1)
+    out = colors.clone()
+    for role, moving in enumerate((given[0] & present).tolist()):
+        mine = role_of == role
+        if moving:
+            moved = from_oklab(_move(shaded[mine, role], anchors[role], wanted[0, role]))
+            # Not brighter than the screen can be, of the same hue.
+            out[mine] = (moved / torch.maximum(light[mine, role, None], moved.amax(dim=1, keepdim=True))).clamp(0, 1)
+    return out
+
+
 def _targets(palette: Any, *given: Color | None) -> list[tuple[float, float, float] | None]:
     """What the palette and the single colours ask for, role by role, as RGB in [0, 1]."""
     colors: list[Any] = [None] * len(ROLES)
@@ -209,7 +245,9 @@ def _surroundings(found: Roles, i: int) -> tuple[Tensor, Tensor]:
     for reach, weight in ((3, 1.0), (8, 1e-3)):
         size = 2 * reach + 1
         for kept, values in ((near, member), (layers, colored)):
-            kept += weight * F.avg_pool2d(values[None], size, stride=1, padding=reach, count_include_pad=False)[0]
+            # In two passes of a line each, which is some times faster than one over a square.
+            rows = F.avg_pool2d(values[None], (size, 1), stride=1, padding=(reach, 0), count_include_pad=False)
+            kept += weight * F.avg_pool2d(rows, (1, size), stride=1, padding=(0, reach), count_include_pad=False)[0]
     near = near.clamp(min=0)
     layers = layers.unflatten(0, (3, 3)) + 1e-6 * anchors[:, :, None, None]
     layers = layers / (near[:, None] + 1e-6)

@@ -1,6 +1,6 @@
-"""The Space: one file per tab, one model that they share (model.py), one look (style.py).
+"""The Space: one file per tab, what they share (page.py), the models (models.py), one look (style.py).
 
-A tab is a function `tab(model)` that builds its components into the page that is open. To add one, write its file and
+A tab is a function `tab(page)` that builds its components into the page that is open. To add one, write its file and
 name it in TABS.
 """
 
@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import os
 from threading import Thread
+from typing import Any
 
 import gradio as gr
 
-from . import generate
-from .model import SharedModel
+from . import about, community, generate, interpolate, mix, repair
+from .checks import friendly
+from .models import Models
+from .page import Page
+from .recipe import Recipe
 from .style import HEADER
 
-TABS = {"Generate": generate.tab}
+TABS = {
+    "Generate": generate.tab,
+    "Interpolate": interpolate.tab,
+    "Mix and explore": mix.tab,
+    "Repair & recolour": repair.tab,
+    "Community": community.tab,
+    "About the model": about.tab,
+}
 
 
 def build_demo(model: str | None = None) -> gr.Blocks:
@@ -25,14 +36,41 @@ def build_demo(model: str | None = None) -> gr.Blocks:
         model: Hub id or local folder of a checkpoint; None takes the environment variable SHARINGAN_MODEL, and where
             that is not set the embedded model.
     """
-    shared = SharedModel(model or os.environ.get("SHARINGAN_MODEL") or None)
+    models = Models(model or os.environ.get("SHARINGAN_MODEL") or None)
     # Loading costs seconds, most of them imports; meanwhile the page opens and shows the checkpoint's samples.
-    Thread(target=shared.warm_up, daemon=True).start()
-    # Pictures are written to Gradio's cache: every hour, those older than six hours go.
-    with gr.Blocks(title="SharinGAN Hub", analytics_enabled=False, delete_cache=(3600, 6 * 3600)) as demo:
+    Thread(target=models.warm_up, daemon=True).start()
+    page = Page(models)
+    # Files are written to Gradio's cache: every ten minutes, those that nobody has asked for in an hour go.
+    with gr.Blocks(title="SharinGAN Hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.HTML(HEADER, elem_id="header")
-        with gr.Tabs():
-            for name, tab in TABS.items():
-                with gr.Tab(name):
-                    tab(shared)
+        page.using = gr.Markdown(community.using(page, ""), elem_id="using")
+        page.build()
+        with gr.Tabs() as page.tabs:
+            for name, build in TABS.items():
+                with gr.Tab(name, id=name) as opened:
+                    on_open = build(page)
+                if on_open:
+                    on_open(opened)
+        _on_open(demo, page)
     return demo.queue(max_size=64)
+
+
+def _on_open(demo: gr.Blocks, page: Page) -> None:
+    """As the page opens: pins come back from the browser, and a link shows the design that it is of."""
+
+    def open_link(request: gr.Request) -> list[Any]:
+        recipe = Recipe.from_query(dict(request.query_params))
+        if recipe is None:
+            return [gr.skip()] * (2 + len(page.detail))
+        if recipe.model:
+            with friendly():
+                recipe = Recipe.read({**recipe.to_dict(), "model": page.models.load(recipe.model)})
+        return [recipe.model, community.using(page, recipe.model), *page.present(recipe)]
+
+    hub: dict[str, Any] = {"concurrency_id": "hub", "api_visibility": "private", "show_progress": "hidden"}
+    opened = demo.load(open_link, None, [page.model, page.using, *page.detail], **hub)
+    page.on_present(opened)
+    demo.load(page.pin_pictures, page.pins, page.pinned, **hub | {"concurrency_id": "draw"})
+    if not page.models.samples():  # then draw as the page opens: there is something to see before any button is pressed
+        draw = next(fn for fn in demo.fns.values() if fn.api_name == "generate")
+        gr.on(fn=draw.fn, outputs=page.gallery, concurrency_id="draw", api_visibility="private")

@@ -1,147 +1,172 @@
-"""The Generate tab: new emblems from seeds."""
+"""The Generate tab: new emblems from seeds, one of them looked at closely, and all that can be done with it."""
 
 from __future__ import annotations
 
-import logging
-import reprlib
 import secrets
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
-from ..media import write_png
-from .model import SharedModel
-
-logger = logging.getLogger(__name__)
+from ..media import read_recipe
+from .checks import check_flag, check_number, check_whole, friendly, problem
+from .film import render, spinning
+from .page import (
+    DETAIL_SIZE,
+    GRID_SIZE,
+    MAX_PINS,
+    TO_DETAIL,
+    Page,
+    download,
+    endpoint,
+    heading,
+    pretty,
+    read_pins,
+)
+from .recipe import MAX_ORDER, MAX_PSI, MAX_SEED, PALETTES, SIZES, Recipe, read_order, read_palette, read_size
+from .snippet import snippet
 
 NEW_SEED = -1
-MAX_SEED = 2**32 - 1
 MAX_COUNT = 16
-MAX_PSI = 1.5
-ORDERS: list[str | int] = ["any", 1, 2, 3, 4, 5, 6, 7, 8]
-SIZES: list[int] = [256, 512, 1024, 2048]
-
-PRESETS = {  # seed, count, order, truncation, output size
-    "Three-fold, calm": [NEW_SEED, 8, 3, 0.5, 512],
-    "Six-fold, wild": [NEW_SEED, 8, 6, 1.1, 512],
-    "Sixteen, all orders": [NEW_SEED, 16, "any", 0.9, 512],
-    "One for a poster": [NEW_SEED, 1, "any", 0.7, 2048],
-}
+VARIATIONS = 7  # beside the design itself
+ORDERS: list[str | int] = ["any", *range(1, MAX_ORDER + 1)]
 
 HELP = """
-A **seed** is a design: the same seed and settings always give the same picture. The first picture has the seed you set,
-the others count up from it. The **order** is how often the pattern repeats around the centre. A low **truncation** keeps
-to the typical, above 1 it gets wild. Open a picture to save it as a PNG.
+A **seed** is a design: the same seed and settings always give the same picture. **Order** is how often the pattern repeats
+around the centre. A low **truncation** keeps to the typical; above 1 it gets wild.
 """
 
 
-def shown(value: Any) -> str:
-    """`value` as it is quoted in a sentence: at most 80 characters, whatever a caller sent."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def check_whole(name: str, value: Any, low: int, high: int, expected: str = "") -> int:
-    """`value` as an integer from low to high; else gr.Error with one sentence: what came and what is allowed."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 10:
-        value = int(value)  # a radio button's value may travel as text
-    # The range is tested before int(): infinity and NaN fail it, and have no integer.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
-        expected = expected or f"a whole number from {low} to {high}"
-        raise gr.Error(f"{name} must be {expected}, got {shown(value)}.", print_exception=False)
-    return int(value)
-
-
-def draw(
-    model: SharedModel, seed: Any, count: Any, order: Any, truncation_psi: Any, output_size: Any, progress: gr.Progress
-) -> list[tuple[str, str]]:
-    """Draw pictures and save them as PNG, each with its recipe inside.
-
-    The values come as they are from the page or an API call, so each is checked here.
-
-    Args:
-        model: what draws.
-        seed: of the first picture, the others count up from it: 0 to 2**32 - 1; -1 or None is a new one every time.
-        count: how many pictures, 1 to 16.
-        order: 1 to 8, or "any": each seed draws its own.
-        truncation_psi: 0 to 1.5.
-        output_size: 256, 512, 1024 or 2048 pixels.
-        progress: shown to the visitor.
-
-    Returns:
-        Path and caption ("seed 7") of each picture.
-
-    Raises:
-        gr.Error: one sentence, on a bad value, and where the model cannot be loaded or cannot draw.
-    """
-    first = NEW_SEED if seed is None else check_whole("Seed", seed, NEW_SEED, MAX_SEED)
-    count = check_whole("Count", count, 1, MAX_COUNT)
-    if order == "any":
-        order = None
-    else:
-        order = check_whole("Order", order, 1, 8, '"any" or a whole number from 1 to 8')
-    if (
-        isinstance(truncation_psi, bool)
-        or not isinstance(truncation_psi, int | float)
-        or not 0 <= truncation_psi <= MAX_PSI
-    ):
-        got = shown(truncation_psi)
-        raise gr.Error(f"Truncation must be a number from 0 to {MAX_PSI}, got {got}.", print_exception=False)
-    output_size = check_whole("Output size", output_size, SIZES[0], SIZES[-1], "256, 512, 1024 or 2048")
-    if output_size not in SIZES:
-        raise gr.Error(f"Output size must be 256, 512, 1024 or 2048, got {output_size}.", print_exception=False)
-
-    if first == NEW_SEED:
-        first = secrets.randbelow(1_000_000)  # six digits are enough to be new, and short enough to note down
-    seeds = [(first + i) % (MAX_SEED + 1) for i in range(count)]
-    try:
-        model.pipeline()
-    except Exception as error:  # a checkpoint may be missing or broken in many ways; the visitor gets the first line
-        logger.exception("Cannot load the model")
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise gr.Error(f"The model cannot be loaded: {reason}", print_exception=False) from error
-
-    from ..pipeline_sharingan import chunks  # it brings torch and diffusers, which are not waited for as the page opens
-
-    arguments = {"truncation_psi": float(truncation_psi), "order": order, "output_size": output_size}
-    # In Gradio's own folder, which it serves and clears; one folder for each call, so that file names can be plain.
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True)
-    saved: list[tuple[str, str]] = []
-    parts = list(chunks(count, output_size))
-    # Of one part there is no progress to show; Gradio shows the seconds then.
-    for chunk in progress.tqdm(parts, unit="batches") if len(parts) > 1 else parts:
-        try:
-            images = model.draw(seeds=seeds[chunk], **arguments)
-        except (TypeError, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        for image, its_seed in zip(images, seeds[chunk]):
-            path = folder / f"sharingan-{its_seed}.png"
-            write_png(image, path, {"model": model.title, **arguments, "seed": its_seed})
-            saved.append((str(path), f"seed {its_seed}"))
-    return saved
-
-
-def tab(model: SharedModel) -> None:
+def tab(page: Page) -> None:
     """Build the tab into the page that is open."""
+    models = page.models
 
     def generate(
         seed: Any = NEW_SEED,
         count: Any = 8,
         order: Any = "any",
         truncation_psi: Any = 0.7,
-        output_size: Any = 512,
+        output_size: Any = GRID_SIZE,
+        palette: Any = "own",
+        circularize: Any = False,
+        symmetry: Any = 0,
+        model: Any = "",
         progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it by this default
     ) -> list[tuple[str, str]]:
-        return draw(model, seed, count, order, truncation_psi, output_size, progress)
+        first = NEW_SEED if seed is None else check_whole("Seed", seed, NEW_SEED, MAX_SEED)
+        count = check_whole("Count", count, 1, MAX_COUNT)
+        first = secrets.randbelow(MAX_SEED + 1) if first == NEW_SEED else first
+        one = Recipe.read({"seed": first, "model": model})
+        one = adjusted(one, order, truncation_psi, palette, circularize, symmetry)
+        one = replace(one, output_size=read_size(output_size))
+        with friendly():
+            return models.pictures([replace(one, seed=(first + i) % (MAX_SEED + 1)) for i in range(count)], progress)
 
-    samples = model.samples()
+    def vary(recipe: Any, strength: Any = 0.35) -> list[tuple[str, str]]:
+        one = replace(Recipe.read(recipe), output_size=GRID_SIZE)
+        far = check_number("Strength", strength, 0, 1)
+        # From a variation it goes on to others of the same seed, farther or nearer.
+        others = [secrets.randbelow(MAX_SEED + 1) for _ in range(VARIATIONS)]
+        varied = [replace(one, variation=other, strength=far) for other in others]
+        with friendly():
+            return models.pictures([one, *varied])
+
+    def draw(recipe: Any, output_size: Any = DETAIL_SIZE) -> str:
+        with friendly():
+            ((path, _),) = models.pictures([replace(Recipe.read(recipe), output_size=read_size(output_size))])
+        return path
+
+    def svg(recipe: Any) -> str:
+        with friendly():
+            return str(models.svg(Recipe.read(recipe)))
+
+    def spin(recipe: Any) -> str:
+        with friendly():
+            film = spinning(Recipe.read(recipe))
+            path = film.path(models)
+            if not path.exists():
+                for _ in render(film, models):
+                    pass
+        return str(path)
+
+    def restore(picture: Any) -> dict[str, Any]:
+        path = picture.get("path") if isinstance(picture, dict) else None
+        with friendly():
+            found = read_recipe(path) if path else None
+        if found is None:
+            raise problem(
+                "No recipe in this file. PNG and SVG files made here carry one, unless another program has saved them since."
+            )
+        if isinstance(found.get("film"), dict):
+            found = found["film"]["keyframes"][0]
+        if found.get("model") == models.title:
+            found = {**found, "model": ""}
+        return Recipe.read(found).to_dict()
+
+    # What only the page needs
+
+    def show(recipe: Any, size: Any) -> list[Any]:
+        return page.present(replace(Recipe.read(recipe), output_size=read_size(size)))
+
+    def pick(pictures: Any, size: Any, event: gr.SelectData) -> list[Any]:
+        if not pictures or not 0 <= event.index < len(pictures):
+            raise problem("This picture is no longer there; please choose another.")
+        return page.present(replace(page.recipe_of(pictures[event.index]), output_size=read_size(size)))
+
+    def first_of(pictures: Any, size: Any) -> list[Any]:
+        return page.present(replace(page.recipe_of(pictures[0]), output_size=read_size(size)))
+
+    def redraw(
+        pictures: Any, selected: Any, order: Any, psi: Any, palette: Any, round_: Any, symmetry: Any, size: Any
+    ) -> list[Any]:
+        changes = (order, psi, palette, round_, symmetry)
+        grid = [replace(adjusted(page.recipe_of(one), *changes), output_size=GRID_SIZE) for one in pictures or []]
+        with friendly():
+            drawn = models.pictures(grid)
+        return [drawn, *page.present(replace(adjusted(Recipe.read(selected), *changes), output_size=read_size(size)))]
+
+    def pin(pins: Any, selected: Any) -> list[Any]:
+        kept, one = read_pins(pins), replace(Recipe.read(selected), output_size=DETAIL_SIZE)
+        if one in kept:
+            kept.remove(one)
+            gr.Info("Unpinned.", duration=2)
+        elif len(kept) >= MAX_PINS:
+            raise problem(f"There is room for {MAX_PINS} pins. Unpin one first: choose it and press Pin again.")
+        else:
+            kept.append(one)
+        return [[recipe.to_dict() for recipe in kept], page.pin_pictures([recipe.to_dict() for recipe in kept])]
+
+    def settings_of(recipe: Any) -> list[Any]:
+        one = Recipe.read(recipe)
+        return [
+            one.seed,
+            one.order or "any",
+            one.truncation_psi,
+            one.palette or "own",
+            one.circularize,
+            one.symmetry or 0,
+        ]
+
+    def resize(recipe: Any, size: Any) -> list[Any]:
+        one = replace(Recipe.read(recipe), output_size=read_size(size))
+        return [one.to_dict(), pretty(models.named(one)), one.to_query(), snippet(one, models)]
+
+    samples = models.samples()
+    start = Recipe(seed=page.recipe_of(samples[0]).seed if samples else 0)
     with gr.Row(elem_id="generate"):
-        with gr.Column(elem_id="go"):
+        with gr.Column(elem_id="go", min_width=0):
             button = gr.Button("Generate", variant="primary", size="lg")
-        with gr.Column(elem_id="pictures") as pictures:
+        with gr.Column(elem_id="settings", min_width=0):
+            order = gr.Radio(ORDERS, value="any", label="Order", elem_classes="keys")
+            psi = gr.Slider(0, MAX_PSI, 0.7, step=0.05, label="Truncation")
+            palette = gr.Radio(["own", *PALETTES], value="own", label="Palette", elem_classes="swatches")
+            with gr.Accordion("Seed, number, repairs", open=False):
+                seed = gr.Number(NEW_SEED, label="Seed", info="-1 is a new one every time", precision=0)
+                count = gr.Slider(1, MAX_COUNT, 8, step=1, label="How many")
+                circularize = gr.Checkbox(False, label="Make round", info="for models that draw pixels")
+                symmetry = gr.Slider(0, MAX_ORDER, 0, step=1, label="Make symmetric", info="0: leave as it is")
+            output_size = gr.Number(GRID_SIZE, visible=False)
+        with gr.Column(elem_id="pictures", min_width=0):
             gallery = gr.Gallery(
                 samples,
                 format="png",
@@ -150,42 +175,127 @@ def tab(model: SharedModel) -> None:
                 columns=4,
                 height="auto",
                 object_fit="contain",
-                buttons=["download", "fullscreen"],
+                allow_preview=False,
+                buttons=[],
                 interactive=False,
                 elem_id="gallery",
+                elem_classes="emblems",
             )
-        with gr.Column(elem_id="settings"):
-            inputs: list[gr.components.Component] = [
-                seed := gr.Number(NEW_SEED, label="Seed", info="-1 is a new one every time", precision=0),
-                gr.Slider(1, MAX_COUNT, 8, step=1, label="How many"),
-                gr.Radio(ORDERS, value="any", label="Order"),
-                gr.Slider(0, MAX_PSI, 0.7, step=0.05, label="Truncation", info="0 typical, 1 varied, 1.5 wild"),
-                gr.Radio(SIZES, value=512, label="Output size in pixels"),
-            ]
-        gr.on(
-            [button.click, seed.submit],
-            generate,
-            inputs,
-            gallery,
-            preprocess=False,  # draw() checks the values itself and says in one sentence what is wrong
-            concurrency_limit=1,  # of `generate`, whatever calls it
-            api_name="generate",
-            api_description="Draw emblems: PNG files, each with its seed as caption.",
-        )
-        if not samples:  # then draw as the page opens: there is something to see before any button is pressed
-            gr.on(fn=generate, outputs=gallery, api_visibility="private")
-        with pictures:
-            gr.Examples(
-                list(PRESETS.values()),
-                inputs,
-                gallery,
-                generate,
-                example_labels=list(PRESETS),
-                run_on_click=True,
-                cache_examples=False,
-                preprocess=False,
-                label="Or try",
-                elem_id="presets",
-                api_visibility="private",
+            with gr.Row(elem_id="vary"):
+                strength = gr.Slider(0, 1, 0.35, step=0.05, label="How different", scale=3, min_width=140)
+                vary_button = gr.Button("Variations of the chosen one", scale=2, min_width=180)
+            pinned = gr.Gallery(
+                [],
+                format="png",
+                label="Pinned, kept in this browser",
+                columns=8,
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                buttons=[],
+                interactive=False,
+                elem_id="pinned",
+                elem_classes="emblems",
             )
             gr.Markdown(HELP, elem_id="help")
+        with gr.Column(elem_id="detail", min_width=0):
+            picture = gr.Image(
+                samples[0][0] if samples else None,
+                format="png",
+                label="Chosen design",
+                show_label=False,
+                buttons=["fullscreen"],
+                interactive=False,
+                elem_id="picture",
+            )
+            title = gr.Markdown(heading(start), elem_id="title")
+            with gr.Row(elem_classes="actions"):
+                pin_button = gr.Button("Pin", elem_id="pin", min_width=60)
+                png_button = gr.Button("PNG", min_width=60)
+                svg_button = gr.Button("SVG", min_width=60)
+                spin_button = gr.Button("Spin", min_width=60)
+            size = gr.Radio(list(SIZES), value=DETAIL_SIZE, label="Size of the PNG in pixels", elem_classes="keys")
+            with gr.Accordion("Recipe, link, Python", open=False):
+                link = gr.Textbox(label="Link to this design", buttons=["copy"], interactive=False, elem_id="link")
+                recipe_text = gr.Code(pretty(models.named(start)), language="json", label="Recipe", elem_id="recipe")
+                code = gr.Code(snippet(start, models), language="python", label="Python", elem_id="python")
+            dropped = gr.File(
+                label="Drop a PNG or SVG made here to restore it",
+                file_types=["image"],
+                height=110,
+                elem_id="restore",
+            )
+            query = gr.Textbox(start.to_query(), visible=False)
+            file = gr.File(visible=False)
+    page.gallery, page.pinned, page.link = gallery, pinned, link
+    page.detail = [page.selected, picture, title, recipe_text, query, code]
+    page.settings = [seed, order, psi, palette, circularize, symmetry]
+    inputs = [seed, count, order, psi, output_size, palette, circularize, symmetry, page.model]
+    private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "draw", "show_progress": "minimal"}
+
+    drawn = endpoint(
+        [button.click, seed.submit], generate, inputs, gallery, "draw",
+        "Draw emblems from seeds that count up: PNG files, each with its seed as caption and its recipe inside.",
+    )  # fmt: skip
+    page.on_present(drawn.success(first_of, [gallery, size], page.detail, **private))
+    endpoint(
+        [vary_button.click], vary, [page.selected, strength], gallery, "draw",
+        "Draw a design and seven variations around it; strength is how far they go, 0 to 1.",
+    )  # fmt: skip
+    made = endpoint(
+        [png_button.click], draw, [page.selected, size], file, "draw",
+        "Draw one recipe at 256, 512, 1024 or 2048 pixels: a PNG with the recipe inside.",
+    )  # fmt: skip
+    download(made, file)
+    made = endpoint(
+        [svg_button.click], svg, [page.selected], file, "draw", "Draw one recipe as an SVG of few clean paths."
+    )
+    download(made, file)
+    made = endpoint(
+        [spin_button.click], spin, [page.selected], file, "film", "Animate one recipe turning: a WebP that loops."
+    )
+    download(made, file)
+    made.success(lambda path: path, file, picture, **private)
+    restored = endpoint(
+        [dropped.upload], restore, [dropped], page.selected, "draw",
+        "Read the recipe of a PNG, SVG, WebP or MP4 that was made here.",
+    )  # fmt: skip
+    restored = restored.success(settings_of, page.selected, page.settings, **private)
+    page.on_present(restored.success(show, [page.selected, size], page.detail, **private))
+
+    for shelf in (gallery, pinned):
+        chosen = shelf.select(pick, [shelf, size], page.detail, **private)
+        page.on_present(chosen)
+        chosen.then(None, None, None, js=TO_DETAIL, api_visibility="private")
+    page.on_present(
+        gr.on(
+            [order.input, psi.input, palette.input, circularize.input, symmetry.input],
+            redraw,
+            [gallery, page.selected, order, psi, palette, circularize, symmetry, size],
+            [gallery, *page.detail],
+            trigger_mode="always_last",
+            **private,
+        )
+    )
+    page.on_present(
+        size.input(
+            resize,
+            [page.selected, size],
+            [page.selected, recipe_text, query, code],
+            queue=False,
+            api_visibility="private",
+        )
+    )
+    pin_button.click(pin, [page.pins, page.selected], [page.pins, pinned], **private)
+
+
+def adjusted(recipe: Recipe, order: Any, psi: Any, palette: Any, circularize: Any, symmetry: Any) -> Recipe:
+    """A recipe with the settings of the tab, each checked."""
+    return replace(
+        recipe,
+        order=read_order(order),
+        truncation_psi=check_number("Truncation", psi, 0, MAX_PSI),
+        palette=read_palette(palette),
+        circularize=check_flag("Circularize", circularize),
+        symmetry=check_whole("Symmetry", 0 if symmetry is None else symmetry, 0, MAX_ORDER) or None,
+    )
