@@ -50,7 +50,13 @@ def hub() -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture(scope="module")
-def url(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the Space keeps the files that it makes."""
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="module")
+def url(hub: LoopbackHub, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of app.py, started on a free port of 127.0.0.1 with the embedded model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -63,7 +69,7 @@ def url(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             **{name: value for name, value in os.environ.items() if name not in left_out},
             "GRADIO_SERVER_NAME": "127.0.0.1",
             "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio")),
+            "GRADIO_TEMP_DIR": str(served),
             "HF_ENDPOINT": hub.endpoint,
             "HF_HOME": str(tmp_path_factory.mktemp("hf")),
             "HF_HUB_DISABLE_XET": "1",
@@ -445,7 +451,7 @@ def test_settings_redraw_the_same_seeds_and_a_dropped_file_brings_them_back(page
 
 def test_variations_pins_and_links_stay_with_the_visitor(page, url):
     choose(page, 3)
-    page.get_by_role("button", name="Variations of the chosen one").click()
+    page.get_by_role("button", name="Vary the chosen one").click()
     page.locator("#gallery .caption-label", has_text="variation").nth(6).wait_for()
     page.locator("#gallery .thumbnail-item").nth(2).click()
     page.locator("#title h3", has_text="variation").wait_for()
@@ -472,7 +478,7 @@ def test_visitor_is_told_what_is_wrong_and_goes_on(page):
     page.get_by_text("seed 42", exact=True).wait_for()
 
 
-def test_visitor_makes_a_film_and_another_is_stopped(page, tmp_path):
+def test_visitor_makes_a_film_and_two_others_are_stopped(page, tmp_path, served, client):
     open_tab(page, "Interpolate")
     page.get_by_role("button", name="Pin three examples").click()
     page.locator("#keyframes .thumbnail-item img").nth(2).wait_for()
@@ -486,9 +492,14 @@ def test_visitor_makes_a_film_and_another_is_stopped(page, tmp_path):
     page.get_by_text(re.compile(r"Frame \d+ of 600")).wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Stopped.").wait_for()
-    page.get_by_label("number input for Seconds").fill("1.5")
+    page.get_by_label("number input for Seconds").fill("19.5")
     page.get_by_role("button", name="Make the film").click()
-    page.get_by_text("45 frames, 1.5 s").wait_for()  # which would wait for the other, were that still being drawn
+    page.get_by_text(re.compile(r"Frame \d+ of 585")).wait_for()
+    page.close()  # the visitor leaves
+    # One film is drawn at a time: were the others not stopped, they would be there by now.
+    client.predict([7, 9], seconds=0.2, api_name="/interpolate")
+    assert sum(1 for path in served.rglob("*.mp4") if (read_recipe(path) or {})["film"]["seconds"] > 19) == 0
+    assert not list(served.rglob("*.tmp"))
 
 
 def test_visitor_mixes_and_moves(page):

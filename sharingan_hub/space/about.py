@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .checks import friendly, problem
-from .page import GRID_SIZE, Page, endpoint
+from .page import GRID_SIZE, Page, emblems, endpoint
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -57,21 +57,15 @@ def tab(page: Page) -> Callable[..., Any]:
                 [(str(path), path.stem) for path in samples if path.stem in ("grid", "nearest")],
             ]
 
-    def emblems(label: str, columns: int, name: str) -> gr.Gallery:
-        return gr.Gallery(
-            [], format="png", label=label, columns=columns, height="auto", object_fit="contain", allow_preview=False,
-            buttons=[], interactive=False, elem_id=name, elem_classes=["emblems", "strip"],
-        )  # fmt: skip
-
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
-            strip_button = gr.Button("What truncation does to the chosen design")
-            strip = emblems("Truncation, from typical to wild", 4, "strip")
-            near_button = gr.Button("Training pictures nearest to it")
-            near = emblems("The chosen design, and the nearest first", 4, "near")
+            strip_button = gr.Button("What truncation does to the chosen design", size="md")
+            strip = emblems([], "Truncation, from typical to wild", "strip", kind="strip")
+            near_button = gr.Button("Training pictures nearest to it", size="md")
+            near = emblems([], "The chosen design, and the nearest first", "near", kind="strip")
         with gr.Column(elem_classes="result", min_width=0):
             pictures = gr.Gallery(
-                [], format="png", label="Samples", columns=1, height="auto", object_fit="contain", allow_preview=False,
+                [], format="png", label="Samples", show_label=False, columns=1, height="auto", object_fit="contain", allow_preview=False,
                 buttons=[], interactive=False, elem_id="samples",
             )  # fmt: skip
             card = gr.Markdown("", elem_id="card")

@@ -89,17 +89,17 @@ def tab(page: Page) -> Callable[..., Any]:
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
             query = gr.Textbox(label="Find models", placeholder="words of a name, or nothing for all", elem_id="query")
-            find = gr.Button("Look on the Hub", variant="primary")
+            find = gr.Button("Look on the Hub", size="md", variant="primary")
             repo = gr.Textbox(
                 label="Or load by name", placeholder="user/their-sharingan", elem_id="repo", max_length=300
             )
-            load_button = gr.Button("Check and load")
-            own = gr.Button("Back to the Space's own model")
+            load_button = gr.Button("Check and load", size="md")
+            own = gr.Button("Back to the Space's own model", size="md")
             sliders = [
                 gr.Slider(-1, 2, 1, step=0.05, label="Adapter", visible=False, elem_classes="strength")
                 for _ in range(MOST_ADAPTERS + 1)
             ]
-            gr.Markdown(HELP, elem_classes="hint")
+            gr.Markdown(HELP, elem_classes=["hint", "late"])
         with gr.Column(elem_classes="result", min_width=0):
             cards = gr.HTML(EMPTY, js_on_load=PICK, elem_id="cards")
     found = gr.JSON(visible=False)

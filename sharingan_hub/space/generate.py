@@ -18,6 +18,7 @@ from .page import (
     TO_DETAIL,
     Page,
     download,
+    emblems,
     endpoint,
     heading,
     pretty,
@@ -167,36 +168,11 @@ def tab(page: Page) -> None:
                 symmetry = gr.Slider(0, MAX_ORDER, 0, step=1, label="Make symmetric", info="0: leave as it is")
             output_size = gr.Number(GRID_SIZE, visible=False)
         with gr.Column(elem_id="pictures", min_width=0):
-            gallery = gr.Gallery(
-                samples,
-                format="png",
-                label="Emblems",
-                show_label=False,
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                buttons=[],
-                interactive=False,
-                elem_id="gallery",
-                elem_classes="emblems",
-            )
+            gallery = emblems(samples, "Emblems", "gallery", show_label=False)
             with gr.Row(elem_id="vary"):
                 strength = gr.Slider(0, 1, 0.35, step=0.05, label="How different", scale=3, min_width=140)
-                vary_button = gr.Button("Variations of the chosen one", scale=2, min_width=180)
-            pinned = gr.Gallery(
-                [],
-                format="png",
-                label="Pinned, kept in this browser",
-                columns=8,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                buttons=[],
-                interactive=False,
-                elem_id="pinned",
-                elem_classes="emblems",
-            )
+                vary_button = gr.Button("Vary the chosen one", size="md", scale=2, min_width=180)
+            pinned = emblems([], "Pinned, kept in this browser", "pinned", 8, kind="small")
             gr.Markdown(HELP, elem_id="help")
         with gr.Column(elem_id="detail", min_width=0):
             picture = gr.Image(
@@ -210,10 +186,10 @@ def tab(page: Page) -> None:
             )
             title = gr.Markdown(heading(start), elem_id="title")
             with gr.Row(elem_classes="actions"):
-                pin_button = gr.Button("Pin", elem_id="pin", min_width=60)
-                png_button = gr.Button("PNG", min_width=60)
-                svg_button = gr.Button("SVG", min_width=60)
-                spin_button = gr.Button("Spin", min_width=60)
+                pin_button = gr.Button("Pin", size="md", elem_id="pin", min_width=60)
+                png_button = gr.Button("PNG", size="md", min_width=60)
+                svg_button = gr.Button("SVG", size="md", min_width=60)
+                spin_button = gr.Button("Spin", size="md", min_width=60)
             size = gr.Radio(list(SIZES), value=DETAIL_SIZE, label="Size of the PNG in pixels", elem_classes="keys")
             with gr.Accordion("Recipe, link, Python", open=False):
                 link = gr.Textbox(label="Link to this design", buttons=["copy"], interactive=False, elem_id="link")
@@ -222,7 +198,7 @@ def tab(page: Page) -> None:
             dropped = gr.File(
                 label="Drop a PNG or SVG made here to restore it",
                 file_types=["image"],
-                height=110,
+                height=140,
                 elem_id="restore",
             )
             query = gr.Textbox(start.to_query(), visible=False)

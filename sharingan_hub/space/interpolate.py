@@ -9,12 +9,16 @@ import gradio as gr
 
 from .checks import friendly
 from .film import EASINGS, LOOPS, MAX_SIZE, Film, render, thumbnail
-from .page import DOWNLOAD, GRID_SIZE, Page, endpoint, read_pins
+from .page import DOWNLOAD, GRID_SIZE, Page, emblems, endpoint, read_pins
 from .recipe import SIZES, Recipe
 from .snippet import film_snippet
 
 EXAMPLES = (7, 12, 9)
 PREVIEW_EVERY = 4  # frames
+
+# Gradio cancels by visitor and action: a film begun before it has done so would be cancelled too. What was under way has
+# arrived by then, and does not write over what is shown next.
+WAIT = "() => new Promise((done) => setTimeout(done, 1500))"
 
 HELP = """
 Keyframes are the designs that you have pinned in Generate. **W** lets one shape grow into the next along a smooth curve;
@@ -67,7 +71,11 @@ def tab(page: Page) -> None:
         return [gr.Video(path if video else None, visible=video), gr.Image(None if video else path, visible=not video)]
 
     def start() -> list[Any]:
-        return [gr.Video(None, visible=False), gr.Image(visible=True), gr.Button(interactive=True)]
+        return [gr.Video(None, visible=False), gr.Image(visible=True), *ready(False)]
+
+    def ready(yes: bool = True) -> list[Any]:
+        """Either a film can be made, or the one that is being made cancelled."""
+        return [gr.Button(interactive=yes), gr.Button(interactive=not yes)]
 
     def list_pins(pins: Any, which: Any) -> list[Any]:
         """The keyframes: all pins, or the chosen ones in their order; and what can be chosen."""
@@ -86,8 +94,6 @@ def tab(page: Page) -> None:
     keyframes = gr.JSON([], label="keyframes", visible=False)
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
-            go = gr.Button("Make the film", variant="primary", size="lg", elem_classes="go")
-            cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
             with gr.Group():
                 which = gr.Dropdown(
                     [],
@@ -110,7 +116,7 @@ def tab(page: Page) -> None:
                 )
                 format_ = gr.Radio([("MP4", "mp4"), ("WebP", "webp")], value="mp4", label="File", elem_classes="keys")
         with gr.Column(elem_classes="result", min_width=0):
-            with gr.Column(elem_classes="stage", elem_id="stage"):
+            with gr.Column(elem_classes=["stage", "early"], elem_id="stage"):
                 preview = gr.Image(
                     models.samples()[0][0] if models.samples() else None,
                     format="jpeg", show_label=False, label="Preview", interactive=False, buttons=[], elem_classes="stage",
@@ -119,34 +125,34 @@ def tab(page: Page) -> None:
                     visible=False, show_label=False, label="Film", autoplay=True, loop=True, interactive=False,
                     buttons=[], elem_classes="stage",
                 )  # fmt: skip
-            status = gr.HTML("Pin two designs or more, or begin with three examples.", elem_id="status")
-            with gr.Row(elem_classes="actions"):
-                save = gr.Button("Download", interactive=False, elem_id="save-film")
-                examples = gr.Button("Pin three examples")
-            frames = gr.Gallery(
-                [], format="png", label="Keyframes", columns=8, height="auto", object_fit="contain", allow_preview=False,
-                buttons=[], interactive=False, elem_id="keyframes", elem_classes=["emblems", "small"],
-            )  # fmt: skip
+            status = gr.HTML(
+                "Pin two designs or more, or begin with three examples.", elem_id="status", elem_classes="early"
+            )
+            with gr.Row(elem_classes=["actions", "early"]):
+                go = gr.Button("Make the film", variant="primary", size="md")
+                cancel = gr.Button("Cancel", size="md", interactive=False, elem_id="cancel")
+                save = gr.Button("Download", size="md", interactive=False, elem_id="save-film")
+            frames = emblems([], "Keyframes", "keyframes", 8, kind="small")
+            examples = gr.Button("Pin three examples", size="md")
             with gr.Accordion("Python", open=False):
                 code = gr.Code(language="python", show_label=False, label="Python")
-            gr.Markdown(HELP, elem_classes="hint")
+            gr.Markdown(HELP, elem_classes=["hint", "late"])
     film = gr.File(visible=False)
 
     inputs = [keyframes, space, easing, loop, seconds, fps, turns, size, format_]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    go.click(start, None, [video, preview, cancel], queue=False, **private)
+    go.click(start, None, [video, preview, go, cancel], queue=False, **private)
     made = endpoint(
         [go.click], interpolate, inputs, [film, preview, status, code], "film",
         "Film between two or more recipes (or seeds) of one model: the file comes last, previews before it.",
         show_progress="hidden",
     )  # fmt: skip
-    done = made.success(play, film, [video, preview], **private)
-    done.then(lambda: gr.Button(interactive=True), None, save, queue=False, **private)
-    made.then(lambda: gr.Button(interactive=False), None, cancel, queue=False, **private)
-    # What was under way when it was cancelled has arrived by then, and does not write over this.
-    cancel.click(None, cancels=[made], api_visibility="private").then(
-        lambda: [gr.Button(interactive=False), "Stopped."], None, [cancel, status], queue=False, **private
-    )
+    made.success(play, film, [video, preview], **private)
+    made.success(lambda: [*ready(), gr.Button(interactive=True)], None, [go, cancel, save], queue=False, **private)
+    made.failure(ready, None, [go, cancel], queue=False, **private)
+    stopped = cancel.click(None, cancels=[made], api_visibility="private")
+    stopped = stopped.then(None, js=WAIT, api_visibility="private")
+    stopped.then(lambda: [*ready(), "Stopped."], None, [go, cancel, status], queue=False, **private)
     save.click(None, film, None, js=DOWNLOAD, api_visibility="private")
 
     pinned = [which, keyframes, frames]

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from .checks import check_number, friendly, problem, shown
-from .page import DETAIL_SIZE, GRID_SIZE, Page, endpoint
+from .page import DETAIL_SIZE, GRID_SIZE, Page, emblems, endpoint
 from .recipe import DIRECTIONS, LAYERS, MAX_MOVE, MAX_SEED, Recipe
 from .snippet import snippet
 
@@ -84,11 +84,8 @@ def tab(page: Page) -> Callable[..., Any]:
             layers = gr.CheckboxGroup(
                 list(LAYERS), value=["middle", "fine"], label="Take from the source", elem_id="layers"
             )
-            shelf = gr.Gallery(
-                samples, format="png", label="Sources", show_label=False, columns=4, height="auto", object_fit="contain",
-                allow_preview=False, buttons=[], interactive=False, elem_id="sources", elem_classes="emblems",
-            )  # fmt: skip
-            fresh = gr.Button("Other sources")
+            shelf = emblems(samples, "Sources", "sources", show_label=False)
+            fresh = gr.Button("Other sources", size="md")
             with gr.Group():
                 sliders = [
                     gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {i}", elem_classes="direction")
@@ -97,15 +94,15 @@ def tab(page: Page) -> Callable[..., Any]:
         with gr.Column(elem_classes="result", min_width=0):
             picture = gr.Image(
                 samples[0][0] if samples else None, format="png", show_label=False, label="Mixed design",
-                interactive=False, buttons=["fullscreen"], elem_id="mixed", elem_classes="stage",
+                interactive=False, buttons=["fullscreen"], elem_id="mixed", elem_classes=["stage", "early"],
             )  # fmt: skip
-            with gr.Row(elem_classes="actions"):
-                again = gr.Button("Start from the chosen design")
-                clear = gr.Button("Undo all")
-                keep = gr.Button("Take it to Generate", variant="primary")
+            with gr.Row(elem_classes=["actions", "early"]):
+                again = gr.Button("Chosen design", size="md")
+                clear = gr.Button("Undo all", size="md")
+                keep = gr.Button("Take to Generate", size="md", variant="primary")
             with gr.Accordion("Python", open=False):
                 code = gr.Code(language="python", show_label=False, label="Python")
-            gr.Markdown(HELP, elem_classes="hint")
+            gr.Markdown(HELP, elem_classes=["hint", "late"])
 
     live: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "draw", "show_progress": "hidden"}

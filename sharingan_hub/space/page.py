@@ -113,6 +113,29 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2)
 
 
+def emblems(value: Any, label: str, name: str, columns: int = 4, show_label: bool = True, kind: str = "") -> gr.Gallery:
+    """A shelf of round pictures, each of which can be clicked.
+
+    Args:
+        name: its id in the page.
+        kind: "small" or "strip", as style.css knows them.
+    """
+    return gr.Gallery(
+        value,
+        label=label,
+        show_label=show_label,
+        format="png",
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id=name,
+        elem_classes=["emblems", kind],
+    )
+
+
 def download(event: Any, file: gr.components.Component) -> Any:
     """After an event: hand the file that it made to the visitor."""
     return event.success(None, file, None, js=DOWNLOAD, show_progress="hidden", api_visibility="private")

@@ -89,10 +89,12 @@ def tab(page: Page) -> None:
 
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
-            picture = gr.File(label="A picture of an emblem", file_types=["image"], height=150, elem_id="upload")
-            with gr.Row(elem_classes="actions"):
-                take = gr.Button("The chosen design")
-                try_one = gr.Button("A damaged one")
+            picture = gr.File(
+                label="A picture of an emblem", file_types=["image"], height=150, elem_id="upload", elem_classes="early"
+            )
+            with gr.Row(elem_classes=["actions", "early"]):
+                take = gr.Button("The chosen design", size="md")
+                try_one = gr.Button("A damaged one", size="md")
             with gr.Group():
                 circularize = gr.Checkbox(True, label="Make round")
                 symmetry = gr.Dropdown(SYMMETRIES, value="auto", label="Make symmetric of order", elem_id="symmetry")
@@ -107,13 +109,13 @@ def tab(page: Page) -> None:
         with gr.Column(elem_classes="result", min_width=0):
             slider = gr.ImageSlider(
                 format="png", label="Before and after", show_label=False, buttons=["fullscreen"], interactive=False,
-                elem_id="compare", elem_classes="stage",
+                elem_id="compare", elem_classes=["stage", "early"],
             )  # fmt: skip
-            with gr.Row(elem_classes="actions"):
-                go = gr.Button("Repair", variant="primary")
-                save_button = gr.Button("Download PNG", elem_id="save-repair")
-            facts_shown = gr.HTML("", elem_id="facts")
-            gr.Markdown(HELP, elem_classes="hint")
+            with gr.Row(elem_classes=["actions", "early"]):
+                go = gr.Button("Repair", size="md", variant="primary")
+                save_button = gr.Button("Download PNG", size="md", elem_id="save-repair")
+            facts_shown = gr.HTML("", elem_id="facts", elem_classes="early")
+            gr.Markdown(HELP, elem_classes=["hint", "late"])
     before, fixed, result = (gr.File(visible=False) for _ in range(3))
     facts = gr.JSON(visible=False)
 
