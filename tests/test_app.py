@@ -515,7 +515,7 @@ def test_visitor_mixes_and_moves(page):
     page.get_by_label("range slider for Direction 1").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('#mixed img').src != before", arg=before)
-    page.get_by_role("button", name="Take it to Generate").click()
+    page.get_by_role("button", name="Take to Generate").click()
     page.locator("#title h3", has_text="seed 2 · mixed").wait_for()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ REPO_ID = re.compile(r"\w[\w\-.]{0,95}/\w[\w\-.]{0,95}", re.ASCII)
 SHA = re.compile(r"[0-9a-f]{40}")
 SAMPLE = re.compile(r"samples/\w[\w. -]*\.png", re.ASCII)  # as fetching.py downloads them
 MAX_RESOLUTION = 8192
+METRICS = ("kid", "fid", "precision", "recall", "density", "coverage", "copying", "diversity", "novelty", "symmetry")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ModelEntry:
         sha: commit that the rest is about; None where the Hub does not say.
         thumbnail: address of one of its sample pictures on the Hub.
         is_adapter: whether it is a small fine-tune that is laid over `base_model`, and no model of its own.
+        metrics: what its card claims was measured, such as kid and coverage; the card says against what.
     """
 
     repo_id: str
@@ -48,6 +50,7 @@ class ModelEntry:
     sha: str | None
     thumbnail: str | None
     is_adapter: bool
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def discover(query: str | None = None, limit: int = 20, token: str | bool | None = None) -> Iterator[ModelEntry]:
@@ -121,7 +124,27 @@ def read_entry(item: Any) -> ModelEntry | None:
         sha=sha,
         thumbnail=picture and hf_hub_url(repo_id, picture, revision=sha),
         is_adapter="adapter_config.json" in names or card.get("base_model_relation") == "adapter",
+        metrics=_metrics(item.get("model-index") or card.get("model-index")),
     )
+
+
+def _metrics(index: Any) -> dict[str, float]:
+    """Figures of the known kinds in a card's model-index; what cannot be read is left out."""
+    found: dict[str, float] = {}
+    for model in index if isinstance(index, list) else []:
+        for result in _list_in(model, "results"):
+            for metric in _list_in(result, "metrics"):
+                kind = metric.get("type") if isinstance(metric, dict) else None
+                exact = metric["args"].get("value") if kind and isinstance(metric.get("args"), dict) else None
+                value: Any = exact if exact is not None else metric.get("value") if kind else None
+                if kind in METRICS and type(value) in (int, float) and abs(value) < 1e9:
+                    found.setdefault(str(kind), float(value))
+    return found
+
+
+def _list_in(value: Any, name: str) -> list[Any]:
+    inner = value.get(name) if isinstance(value, dict) else None
+    return inner[:64] if isinstance(inner, list) else []
 
 
 def _is_match(pattern: re.Pattern[str], value: Any) -> bool:

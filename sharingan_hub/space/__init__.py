@@ -52,7 +52,7 @@ def build_demo(model: str | None = None) -> gr.Blocks:
                 if on_open:
                     on_open(opened)
         _on_open(demo, page)
-    return demo.queue(max_size=64)
+    return demo.queue(max_size=256)
 
 
 def _on_open(demo: gr.Blocks, page: Page) -> None:

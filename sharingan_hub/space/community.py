@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..hub import ModelEntry
 
 LIMIT = 24
+SHOWN = ("kid", "coverage", "copying")
 PICK = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-repo]");
   if (button) trigger("pick", {repo: button.dataset.repo, adapter: button.dataset.adapter === "true"}); })"""
@@ -202,16 +203,22 @@ def card(entry: dict[str, Any]) -> str:
         f"of {entry['base_model']}" if entry["base_model"] else None,
         f"{entry['resolution']} px" if entry["resolution"] else None,
         f"licence {entry['licence']}" if entry["licence"] else "no licence given",
-        entry["measured"] if entry.get("measured") else "not measured",
+        measured(entry["metrics"]),
     ]
     trust = f"{entry['downloads']} downloads · {entry['likes']} likes · {age(entry['updated'])}"
     return (
         f'<article><div class="thumb">{picture}</div><div class="words"><h4>{text(entry["title"])}</h4>'
         f'<p class="by">{text(entry["repo_id"])}</p>'
-        f"<p>{text(kind)} {text(' · '.join(fact for fact in facts if fact))}</p><p>{text(trust)}</p>"
+        f"<p>{text(' · '.join(fact for fact in (kind, *facts) if fact))}</p><p>{text(trust)}</p>"
         f'<button type="button" data-repo="{text(entry["repo_id"])}" data-adapter="{str(entry["is_adapter"]).lower()}">'
         f'Check and load<span class="sr"> {text(entry["title"])}</span></button></div></article>'
     )
+
+
+def measured(metrics: dict[str, float]) -> str:
+    """The figures that say most, as the card claims them."""
+    told = [f"{name.upper() if name == 'kid' else name} {metrics[name]:.3g}" for name in SHOWN if name in metrics]
+    return ", ".join(told) or "not measured"
 
 
 def age(updated: str | None) -> str:

@@ -89,7 +89,8 @@ class Models:
     def __init__(self, start: str | None = None) -> None:
         self.start = start
         # Of a local folder the last part: the title travels with pictures that are shared.
-        self.title = EMBEDDED if start is None else Path(start).resolve().name if Path(start).exists() else start
+        is_id = start is not None and re.fullmatch(r"\w[\w.\-]*/\w[\w.\-]*", start) and not Path(start).exists()
+        self.title = EMBEDDED if start is None else start if is_id else Path(start).resolve().name
         self._loaded: OrderedDict[str, SharinganPipeline] = OrderedDict()
         self._lock = Lock()
         # These borrow a GPU for the length of one call on ZeroGPU; anywhere else they are the methods themselves.

@@ -104,18 +104,23 @@ def swatches() -> str:
     return "\n".join(rules)
 
 
-# Gradio wraps a picture that is shown in a button without a name.
-NAMES = """<script>
-new MutationObserver(() => document.querySelectorAll("button:has(> .image-frame):not([aria-label])")
-  .forEach((button) => button.setAttribute("aria-label", "The picture")))
-  .observe(document, {childList: true, subtree: true});
+# What Gradio leaves out for those who listen or use the keyboard: the name of the button around a picture, the role of an
+# empty gallery, and code that can be scrolled.
+ACCESS = """<script>
+new MutationObserver(() => {
+  const missing = (what, name, value) =>
+    document.querySelectorAll(what).forEach((element) => element.setAttribute(name, value));
+  missing("button:has(> .image-frame):not([aria-label])", "aria-label", "The picture");
+  missing(".empty[aria-label]:not([role])", "role", "img");
+  missing(".cm-scroller[tabindex='-1']", "tabindex", "0");
+}).observe(document, {childList: true, subtree: true});
 </script>"""
 
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css": swatches(),
     "css_paths": HERE / "style.css",
-    "head": NAMES,
+    "head": ACCESS,
     "favicon_path": LOGO,
     "footer_links": ["api"],
     "ssr_mode": False,

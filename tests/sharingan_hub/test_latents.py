@@ -20,6 +20,7 @@ from sharingan_hub import (
     layer_ranges,
     move,
     style_mix,
+    vary,
 )
 from sharingan_hub.postprocess.oklab import to_oklab
 from sharingan_hub.timeline import EASINGS, LOOPS, Timeline, catmull_rom, slerp
@@ -311,6 +312,21 @@ def test_no_frame_between_two_orders_of_the_embedded_model_loses_its_pattern():
 
 
 # Mixing and directions
+
+
+def test_variations_begin_at_the_seed_end_at_the_other_and_keep_the_order(pipe):
+    own = pipe.prepare_latents([7])
+    torch.testing.assert_close(vary(pipe, 7, [1, 2], 0.0), own.expand(2, -1, -1), atol=1e-5, rtol=0)
+    varied = vary(pipe, 7, [1, 1], [0.2, 0.6])
+    rows = pipe.generator_model.style_ws
+    far = (varied - own)[:, :rows].flatten(1).norm(dim=1)
+    assert 0 < far[0] < far[1]
+    assert torch.equal(varied[:, rows:], own[:, rows:].expand(2, -1, -1))
+    order = {"order": 4} if "order" in pipe.generator_model.conditions else {}
+    torch.testing.assert_close(vary(pipe, 7, [9], 1.0, **order), pipe.prepare_latents([9], **order), atol=1e-5, rtol=0)
+    for strength in (-0.1, 1.5, [0.1, 2]):
+        with pytest.raises(ValueError, match=r"strength is .*; it must be from 0 to 1"):
+            vary(pipe, 7, [1, 2], strength)
 
 
 def test_style_mixing_takes_rows_of_b_and_leaves_the_rest_of_a(pipe):

@@ -77,6 +77,23 @@ def test_an_entry_tells_what_the_card_says(loopback):
     )
 
 
+def test_figures_of_known_kinds_are_told_and_nothing_else(loopback):
+    metrics = [
+        {"type": "kid", "value": "2.1 ± 0.1", "args": {"value": 2.1}},
+        {"type": "coverage", "value": 0.5},
+        {"type": "recall", "value": "<b>1</b>"},
+        {"type": "beauty", "value": 10},
+        {"type": ["kid"], "value": 1},
+        "kid",
+    ]
+    for index in ([{"results": [{"metrics": metrics}]}], {"results": []}, [{"results": {"metrics": 1}}], "kid"):
+        loopback.add("maker/eyes", {"README.md": card(**{"model-index": index})})
+        expected = (
+            {"kid": 2.1, "coverage": 0.5} if isinstance(index, list) and isinstance(index[0]["results"], list) else {}
+        )
+        assert next(hub.discover()).metrics == expected
+
+
 def test_what_was_published_is_found_with_its_base_and_size(loopback, checkpoint, adapter):
     hub.publish(checkpoint, "maker/eyes", token="hf_maker")
     hub.publish(adapter, "maker/small", token="hf_maker")

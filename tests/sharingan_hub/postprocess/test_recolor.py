@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharingan_hub.postprocess import PALETTES, recolor
+from sharingan_hub.postprocess import PALETTES, recolor, recolor_colors
 from sharingan_hub.postprocess.oklab import fit_to_screen, from_oklab, to_encoded, to_linear, to_oklab
 from sharingan_hub.postprocess.roles import find_roles
 from training.emblems import Emblem, render, sample_emblems
@@ -281,3 +281,28 @@ def test_nan_is_refused():
 def test_the_gpu_gives_the_same(sharingan):
     on_gpu = recolor(sharingan[1].cuda(), "violet").cpu()
     assert psnr(on_gpu, recolor(sharingan[1], "violet")).min() > 35
+
+
+def rgb(color: str) -> list[float]:
+    return [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def test_colours_that_a_picture_is_painted_with_go_where_its_pixels_go(sharingan):
+    """Emblems painted in flat colours: their colours, moved one by one, are those that recolor gives to the pixels."""
+    for emblem in sharingan[0]:
+        flat = painted(emblem, (0.8, 0.1, 0.1), (0.1, 0.05, 0.05), (0.95, 0.95, 0.95))
+        picture = render([flat], 128)
+        colors = torch.tensor([flat.iris_inner, flat.rim_color, flat.background_inner])
+        moved = recolor_colors(colors, picture, "midnight")
+        wanted = torch.tensor([rgb(color) for color in PALETTES["midnight"]])
+        assert (moved - wanted).abs().max() < 0.03
+        assert torch.equal(recolor_colors(colors, picture, {"iris": "red"})[1:], colors[1:])
+
+
+def test_a_shaded_colour_is_seen_as_its_role_and_comes_out_as_bright_as_it_was(sharingan):
+    """Paint that shading darkens to 70 %: where recolor sees 70 % of it, it must be told apart and moved all the same."""
+    flat = painted(sharingan[0][0], (0.56, 0.07, 0.07), (0.1, 0.05, 0.05), (0.95, 0.95, 0.95))
+    paint = torch.tensor([[0.8, 0.1, 0.1]])
+    moved = recolor_colors(paint, render([flat], 128), {"iris": "#14b8d4"})
+    assert (moved * 0.7 - torch.tensor(rgb("#14b8d4"))).abs().max() < 0.2
+    assert moved[0, 2] > moved[0, 0] + 0.5

@@ -211,6 +211,7 @@ def test_a_model_without_wedges_cannot_spin(loopback, checkpoints, models):
 
 def test_missing_start_model_is_one_sentence_and_can_be_tried_again(tmp_path):
     models = Models(str(tmp_path / "nothing-here"))
+    assert models.title == "nothing-here"  # what visitors see tells nothing of this disk
     models.warm_up()  # does not raise
     for _ in range(2):
         with pytest.raises(hub.HubError):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharingan_hub import SharinganPipeline, vary
+from sharingan_hub import SharinganPipeline
 from sharingan_hub.postprocess import PALETTES as LIBRARY_PALETTES
 from sharingan_hub.space.checks import check_whole
 from sharingan_hub.space.models import Models
@@ -115,15 +115,3 @@ def test_the_snippet_draws_the_same_latents(pipe, recipe):
     drawn = eval(last.partition(" = ")[2].removesuffix(".images[0]"), space)
     assert torch.equal(drawn.latents, recipe.latents(pipe))
     assert drawn.images[0].size == (256, 256)
-
-
-def test_variations_begin_at_the_seed_and_keep_its_order(pipe):
-    own = pipe.prepare_latents([7])
-    assert torch.allclose(vary(pipe, 7, [1, 2], 0.0), own.expand(2, -1, -1), atol=1e-5)
-    varied = vary(pipe, 7, [1, 2], [0.2, 0.6])
-    assert (varied[:, -1, 0] == own[0, -1, 0]).all()
-    far = (varied - own)[:, :-1].flatten(1).norm(dim=1)
-    assert 0 < far[0] < far[1]
-    assert torch.allclose(vary(pipe, 7, [9], 1.0, order=4), pipe.prepare_latents([9], order=4), atol=1e-5)
-    with pytest.raises(ValueError, match="strength is 1.5; it must be from 0 to 1"):
-        vary(pipe, 7, [1], 1.5)
