@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from .checks import check_choice, check_number, check_whole, problem
 from .models import Models, palette_of
 from .recipe import Recipe, read_size
+
+if TYPE_CHECKING:
+    from ..pipeline_sharingan import SharinganPipeline
 
 SPACES = ("w", "z")
 EASINGS = ("linear", "smooth", "in", "out")
@@ -106,7 +109,7 @@ class Film:
         return models.place(self.keyframes[0], f".{self.format}", self.to_dict())
 
 
-def plan(film: Film, models: Models) -> tuple[Any, Any]:
+def plan(film: Film, pipe: SharinganPipeline) -> tuple[Any, Any]:
     """Latents and, where a keyframe has a palette, colours of every frame.
 
     Raises:
@@ -117,7 +120,6 @@ def plan(film: Film, models: Models) -> tuple[Any, Any]:
     from ..latents import interpolate, interpolate_palettes, interpolate_seeds
 
     recipes = film.keyframes * 2 if len(film.keyframes) == 1 else film.keyframes
-    pipe = models.pipeline(recipes[0].model)
     timing: dict[str, Any] = {"easing": film.easing, "loop": film.loop}
     keyframes = torch.cat([recipe.latents(pipe) for recipe in recipes])
     order = keyframes[0, -1, 0].item() if "order" in pipe.generator_model.conditions else 0
@@ -152,14 +154,11 @@ def render(film: Film, models: Models) -> Iterator[tuple[int, Image.Image]]:
     The file is at `film.path(models)` once this has ended. Where it is closed earlier, no file is left.
 
     Raises:
-        gr.Error, ValueError: as `plan`.
+        gr.Error, ValueError: the keyframes cannot be joined like that.
     """
-    latents, palettes = plan(film, models)
-    with Writer(
-        film, film.path(models), {"film": film.to_dict(), "model": film.keyframes[0].model or models.title}
-    ) as writer:
-        pictures = models.frames(film.keyframes[0].model, latents, palettes, film.size)
-        for count, image in enumerate(pictures, 1):
+    recipe = {"film": film.to_dict(), "model": film.keyframes[0].model or models.title}
+    with Writer(film, film.path(models), recipe) as writer:
+        for count, image in enumerate(models.frames(film), 1):
             writer.add(image)
             yield count, image
 

@@ -28,6 +28,7 @@ from .recipe import MAX_ORDER, MAX_PSI, MAX_SEED, PALETTES, SIZES, Recipe, read_
 from .snippet import snippet
 
 NEW_SEED = -1
+NEW_SEEDS = 10**6  # numbers that can be told to somebody else
 MAX_COUNT = 16
 VARIATIONS = 7  # beside the design itself
 ORDERS: list[str | int] = ["any", *range(1, MAX_ORDER + 1)]
@@ -56,7 +57,7 @@ def tab(page: Page) -> None:
     ) -> list[tuple[str, str]]:
         first = NEW_SEED if seed is None else check_whole("Seed", seed, NEW_SEED, MAX_SEED)
         count = check_whole("Count", count, 1, MAX_COUNT)
-        first = secrets.randbelow(MAX_SEED + 1) if first == NEW_SEED else first
+        first = secrets.randbelow(NEW_SEEDS) if first == NEW_SEED else first
         one = Recipe.read({"seed": first, "model": model})
         one = adjusted(one, order, truncation_psi, palette, circularize, symmetry)
         one = replace(one, output_size=read_size(output_size))
@@ -67,7 +68,7 @@ def tab(page: Page) -> None:
         one = replace(Recipe.read(recipe), output_size=GRID_SIZE)
         far = check_number("Strength", strength, 0, 1)
         # From a variation it goes on to others of the same seed, farther or nearer.
-        others = [secrets.randbelow(MAX_SEED + 1) for _ in range(VARIATIONS)]
+        others = [secrets.randbelow(NEW_SEEDS) for _ in range(VARIATIONS)]
         varied = [replace(one, variation=other, strength=far) for other in others]
         with friendly():
             return models.pictures([one, *varied])

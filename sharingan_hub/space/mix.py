@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from .checks import check_number, friendly, problem, shown
+from .generate import NEW_SEEDS
 from .page import DETAIL_SIZE, GRID_SIZE, Page, emblems, endpoint
-from .recipe import DIRECTIONS, LAYERS, MAX_MOVE, MAX_SEED, Recipe
+from .recipe import DIRECTIONS, LAYERS, MAX_MOVE, Recipe
 from .snippet import snippet
 
 SOURCES = 8
@@ -62,7 +63,7 @@ def tab(page: Page) -> Callable[..., Any]:
         return [*answer(one), *moves, gr.CheckboxGroup(choices=known, value=known[1:3]), sources(one.model, 0)]
 
     def sources(model: str, first: int | None = None) -> list[tuple[str, str]]:
-        first = secrets.randbelow(MAX_SEED - SOURCES) if first is None else first
+        first = secrets.randbelow(NEW_SEEDS) if first is None else first
         with friendly():
             return models.pictures([Recipe(seed=first + i, output_size=GRID_SIZE, model=model) for i in range(SOURCES)])
 

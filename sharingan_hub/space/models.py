@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from ..latents import Direction, Interpolation
+    from ..latents import Direction
     from ..pipeline_sharingan import SharinganPipeline
+    from .film import Film
 
 logger = logging.getLogger(__name__)
 
@@ -260,15 +261,23 @@ class Models:
             write_svg(svg, path, self.named(recipe))
         return path
 
-    def frames(self, name: str, latents: Interpolation, palettes: Any, size: int) -> Iterator[Image.Image]:
-        """The pictures of a film, one by one."""
-        self.pipeline(name)
-        yield from self._frames(name, latents, palettes, size)
+    def frames(self, film: Film) -> Iterator[Image.Image]:
+        """The pictures of a film, one by one.
 
-    def _frames_here(self, name: str, latents: Interpolation, palettes: Any, size: int) -> Iterator[Image.Image]:
+        Raises:
+            gr.Error, ValueError: the keyframes cannot be joined like that.
+        """
+        self.pipeline(film.keyframes[0].model)
+        yield from self._frames(film)
+
+    def _frames_here(self, film: Film) -> Iterator[Image.Image]:
         from ..latents import animate
+        from .film import plan
 
-        yield from animate(self._on_device(name), latents, palettes, size)
+        # What travels to a borrowed GPU is the film's description, which pickles, and not its frames, which do not.
+        pipe = self._on_device(film.keyframes[0].model)
+        latents, palettes = plan(film, pipe)
+        yield from animate(pipe, latents, palettes, film.size)
 
     def _draw_here(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
         import torch
@@ -340,6 +349,6 @@ def drawing_seconds(recipes: Sequence[Recipe]) -> int:
     return min(60, 10 + sum(recipe.output_size**2 for recipe in recipes) // 2**21)
 
 
-def film_seconds(name: str, latents: Interpolation, palettes: Any, size: int) -> int:
+def film_seconds(film: Film) -> int:
     """Seconds for which a GPU is borrowed to draw a film."""
-    return min(120, 15 + len(latents) * size**2 // 2**22)
+    return min(120, 15 + film.frames * film.size**2 // 2**22)

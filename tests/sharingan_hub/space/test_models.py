@@ -1,6 +1,8 @@
 """Models and films of the Space without a browser: which model draws, what is drawn once, and what a stop leaves."""
 
+import inspect
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,7 +172,7 @@ def test_in_z_only_seeds_can_be_joined(models):
 def test_a_film_that_is_stopped_leaves_no_file_and_no_more_frames(models, monkeypatch, files):
     drawn = []
     original = models.frames
-    monkeypatch.setattr(models, "frames", lambda *a: (drawn.append(1) or frame for frame in original(*a)))
+    monkeypatch.setattr(models, "frames", lambda film: (drawn.append(1) or frame for frame in original(film)))
     film = Film.read([7, 8], **SETTINGS | {"seconds": 20})
     frames = render(film, models)
     for _ in range(3):
@@ -200,6 +202,32 @@ def test_a_spinning_design_ends_as_it_began(models):
     assert len(frames) == film.frames == 48
     with Image.open(film.path(models)) as image:
         assert (image.format, image.n_frames, image.info["loop"]) == ("WEBP", 48, 0)
+
+
+def test_what_goes_to_a_borrowed_gpu_and_comes_back_pickles_and_asks_for_a_short_time(monkeypatch):
+    """As ZeroGPU does it: arguments and results travel between processes, and the duration comes from the arguments."""
+    durations = []
+
+    def borrow(duration):
+        def decorate(function):
+            def call(*arguments):
+                durations.append(duration(*arguments))
+                result = function(*pickle.loads(pickle.dumps(arguments)))
+                if inspect.isgenerator(result):
+                    return (pickle.loads(pickle.dumps(one)) for one in result)
+                return pickle.loads(pickle.dumps(result))
+
+            return call
+
+        return decorate
+
+    monkeypatch.setattr("sharingan_hub.space.models.spaces.GPU", borrow)
+    models = Models()
+    recipes = [Recipe(seed=1, styles=(("fine", 2),), moves=(1.0,), palette="gold", output_size=256)]
+    assert len(models.pictures(recipes)) == 1
+    film = Film.read([recipe.to_dict() for recipe in (*recipes, Recipe(seed=3))], **SETTINGS)
+    assert len(list(render(film, models))) == film.frames
+    assert len(durations) == 2 and all(type(seconds) is int and 5 < seconds <= 120 for seconds in durations)
 
 
 def test_a_model_without_wedges_cannot_spin(loopback, checkpoints, models):
