@@ -256,6 +256,13 @@ def test_a_film_has_the_frames_that_were_asked_for(client):
         assert (image.format, image.n_frames) == ("WEBP", 10)
 
 
+def test_a_film_keeps_nobody_from_drawing(client, generate):
+    film = client.submit(list(range(20)), seconds=60, fps=20, api_name="/interpolate")
+    assert len(generate()) == len(generate(palette="gold")) == 8
+    assert not film.done()
+    film.cancel()
+
+
 def test_styles_mix_and_directions_move(client):
     picture, recipe = client.predict({"seed": 7}, 9, ["palette", "fine"], api_name="/mix")
     assert recipe["styles"] == {"fine": 9, "palette": 9}
@@ -463,6 +470,7 @@ def test_variations_pins_and_links_stay_with_the_visitor(page, url):
     assert link.startswith(url) and "variation=" in link
     page.goto(link)
     page.locator("#title h3", has_text=title).wait_for()
+    page.wait_for_function("document.querySelector('#settings input[type=number]').value == '0.7'")
     page.locator("#pinned .thumbnail-item img").wait_for()  # kept in the browser
     page.get_by_role("button", name="Recipe, link, Python").click()
     page.locator("#python", has_text="vary(pipe, 3").wait_for()
@@ -572,16 +580,19 @@ def test_the_page_goes_on_without_the_hub(page, hub):
         hub.faults.clear()
 
 
-@pytest.mark.parametrize("width", [390, 820])
+@pytest.mark.parametrize("width", [390, 820, 1280])
 def test_nothing_runs_over_the_side(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     for name in page.get_by_role("tab").all_inner_texts():
         if page.get_by_role("tab", name=name, exact=True).is_visible():
             open_tab(page, name)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            if folder := os.environ.get("SHARINGAN_SCREENSHOTS"):
+                page.screenshot(path=Path(folder) / f"{width}-{name}.png", full_page=True)
     open_tab(page, "Generate")
     top = {name: page.locator(name).bounding_box()["y"] for name in ("#go", "#gallery", "#detail", "#settings")}
-    assert top["#go"] < top["#gallery"] <= top["#detail"] < top["#settings"]
+    if width < 1100:
+        assert top["#go"] < top["#gallery"] <= top["#detail"] < top["#settings"]
     assert top["#gallery"] < 400  # the first pictures are on the first screen
 
 

@@ -15,7 +15,7 @@ import gradio as gr
 from . import about, community, generate, interpolate, mix, repair
 from .checks import friendly
 from .models import Models
-from .page import Page
+from .page import Page, settings_of
 from .recipe import Recipe
 from .style import HEADER
 
@@ -60,17 +60,22 @@ def _on_open(demo: gr.Blocks, page: Page) -> None:
 
     def open_link(request: gr.Request) -> list[Any]:
         recipe = Recipe.from_query(dict(request.query_params))
-        if recipe is None:
-            return [gr.skip()] * (2 + len(page.detail))
+        if recipe is None and samples:
+            return [gr.skip()] * len(outputs)
+        recipe = recipe or Recipe()
         if recipe.model:
             with friendly():
                 recipe = Recipe.read({**recipe.to_dict(), "model": page.models.load(recipe.model)})
-        return [recipe.model, community.using(page, recipe.model), *page.present(recipe)]
+        used = [recipe.model, community.using(page, recipe.model)]
+        settings = settings_of(recipe.to_dict()) if "seed" in request.query_params else [gr.skip()] * len(page.settings)
+        return [*used, *page.present(recipe), *settings]
 
     hub: dict[str, Any] = {"concurrency_id": "hub", "api_visibility": "private", "show_progress": "hidden"}
-    opened = demo.load(open_link, None, [page.model, page.using, *page.detail], **hub)
+    samples = page.models.samples()
+    outputs = [page.model, page.using, *page.detail, *page.settings]
+    opened = demo.load(open_link, None, outputs, **hub)
     page.on_present(opened)
     demo.load(page.pin_pictures, page.pins, page.pinned, **hub | {"concurrency_id": "draw"})
-    if not page.models.samples():  # then draw as the page opens: there is something to see before any button is pressed
+    if not samples:  # then draw as the page opens: there is something to see before any button is pressed
         draw = next(fn for fn in demo.fns.values() if fn.api_name == "generate")
         gr.on(fn=draw.fn, outputs=page.gallery, concurrency_id="draw", api_visibility="private")

@@ -65,7 +65,7 @@ class Film:
             gr.Error: a value is outside its range or of another kind.
         """
         if not isinstance(keyframes, list | tuple) or not 1 <= len(keyframes) <= MAX_KEYFRAMES:
-            raise problem(f"Keyframes must be a list of 2 to {MAX_KEYFRAMES} recipes, such as pinned designs.")
+            raise problem(f"Keyframes must be a list of 2 to {MAX_KEYFRAMES} recipes: pin two designs or more.")
         recipes = tuple(Recipe.read({"seed": one} if isinstance(one, int) else one) for one in keyframes)
         size = read_size(settings["size"])
         if size > MAX_SIZE:

@@ -23,6 +23,7 @@ from .page import (
     heading,
     pretty,
     read_pins,
+    settings_of,
 )
 from .recipe import MAX_ORDER, MAX_PSI, MAX_SEED, PALETTES, SIZES, Recipe, read_order, read_palette, read_size
 from .snippet import snippet
@@ -137,17 +138,6 @@ def tab(page: Page) -> None:
         else:
             kept.append(one)
         return [[recipe.to_dict() for recipe in kept], page.pin_pictures([recipe.to_dict() for recipe in kept])]
-
-    def settings_of(recipe: Any) -> list[Any]:
-        one = Recipe.read(recipe)
-        return [
-            one.seed,
-            one.order or "any",
-            one.truncation_psi,
-            one.palette or "own",
-            one.circularize,
-            one.symmetry or 0,
-        ]
 
     def resize(recipe: Any, size: Any) -> list[Any]:
         one = replace(Recipe.read(recipe), output_size=read_size(size))

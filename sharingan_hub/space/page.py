@@ -37,7 +37,7 @@ class Page:
     pins: gr.BrowserState = field(init=False)  # recipes, kept in the browser
     pinned: gr.Gallery = field(init=False)
     detail: list[Any] = field(init=False)  # what `present` fills
-    settings: list[Any] = field(init=False)  # seed, order, truncation, palette, circularize, symmetry
+    settings: list[Any] = field(init=False)  # what `settings_of` fills
     gallery: gr.Gallery = field(init=False)
     using: gr.Markdown = field(init=False)  # says which model draws
     tabs: gr.Tabs = field(init=False)
@@ -97,6 +97,12 @@ def read_pins(pins: Any) -> list[Recipe]:
         except gr.Error:
             continue
     return recipes
+
+
+def settings_of(recipe: Any) -> list[Any]:
+    """Values of `settings` for a design."""
+    one = Recipe.read(recipe)
+    return [one.seed, one.order or "any", one.truncation_psi, one.palette or "own", one.circularize, one.symmetry or 0]
 
 
 def heading(recipe: Recipe) -> str:
