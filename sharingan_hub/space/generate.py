@@ -96,12 +96,12 @@ def tab(page: Page) -> None:
         path = picture.get("path") if isinstance(picture, dict) else None
         with friendly():
             found = read_recipe(path) if path else None
+            if found and "film" in found:
+                found = found["film"]["keyframes"][0]
         if found is None:
             raise problem(
                 "No recipe in this file. PNG and SVG files made here carry one, unless another program has saved them since."
             )
-        if isinstance(found.get("film"), dict):
-            found = found["film"]["keyframes"][0]
         if found.get("model") == models.title:
             found = {**found, "model": ""}
         return Recipe.read(found).to_dict()

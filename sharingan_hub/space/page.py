@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ DETAIL_SIZE = 512  # pixels of the picture that is looked at
 GRID_SIZE = 256
 MAX_PINS = 24
 
-# Hand a file to the visitor as a download, or copy a text: both need the browser.
+# What only the browser can do: hand over a file, say where the page is, bring the chosen design into view.
 DOWNLOAD = """(file) => { if (!file) return;
   const link = Object.assign(document.createElement("a"), {href: file.url, download: file.orig_name || ""});
   document.body.append(link); link.click(); link.remove(); }"""
@@ -114,8 +115,6 @@ def heading(recipe: Recipe) -> str:
 
 def pretty(value: Any) -> str:
     """JSON to be read."""
-    import json
-
     return json.dumps(value, indent=2)
 
 
