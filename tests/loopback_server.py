@@ -98,10 +98,11 @@ class LoopbackServer(ThreadingHTTPServer):
         """Spoil the next `times` requests for which `when` is true, or that have this number (counted from `clear`).
 
         drop: the connection is cut and nothing is done. lost: the request is carried out and the connection cut.
-        delay: it is carried out and not answered. truncate: half of the body is sent. wrong hash: one bit of a file
-        that goes up or down is another, and hashes in answers are wrong. 500 and 429 are answers.
+        delay: it is carried out and not answered. truncate: half of the body is sent. stall: the same, and then nothing.
+        wrong hash: one bit of a file that goes up or down is another, and hashes in answers are wrong. 500 and 429 are
+        answers.
         """
-        assert kind in FAULTS, kind
+        assert kind in (*FAULTS, "stall"), kind
         condition = when if callable(when) else lambda request: request.number == when
         self.faults.append((kind, condition, [times]))
 
@@ -161,7 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             answer.headers = {name: with_wrong_hashes(value) for name, value in answer.headers.items()}
             is_text = answer.headers.get("Content-Type") == "application/json"
             answer.body = with_wrong_hashes(answer.body.decode()).encode() if is_text else spoil(answer.body)
-        self.send(request, answer, half=fault == "truncate")
+        self.send(request, answer, half=fault in ("truncate", "stall"))
+        if fault == "stall":
+            released.wait(30)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub.errors import (
@@ -62,6 +62,7 @@ class _Operation:
     began: float
     is_answered: bool = False
     has_ended: bool = False
+    files: dict[str, float] = field(default_factory=dict)  # when each was last asked for
 
     def left(self) -> float:
         """How long the next request may take. Before the Hub has shown that it is there, all of them share the time."""
@@ -109,8 +110,11 @@ def _before(request: Any) -> None:
     last, tries, waits, began = getattr(_thread, "asked", None) or (None, 0, 0, now)
     if asked == last:
         tries, waits = tries + 1, waits + (now - began >= limit)
-    else:
-        tries, waits = 1, 0
+    else:  # where a file was asked for and, after such a time, is again, its answer began and stopped halfway
+        tries, waits = 1, int(any(now - operation.files.get(asked[1], now) >= limit for operation in operations))
+    if request.method == "GET":
+        for operation in operations:
+            operation.files[asked[1]] = now
     _thread.asked = asked, tries, waits, now
     if tries > TRIES or waits >= patient or limit <= 0 or all(operation.has_ended for operation in operations):
         _thread.asked = None

@@ -86,15 +86,18 @@ def test_a_cached_checkpoint_opens_when_the_hub_does_not_answer(loopback, repo, 
         hub.pull(REPO, revision="v2")
 
 
-@pytest.mark.parametrize(("method", "part", "hanging"), [("HEAD", ".json", 3), ("GET", WEIGHTS, 1)])
+@pytest.mark.parametrize(
+    ("fault", "method", "part", "hanging"),
+    [("delay", "HEAD", ".json", 3), ("delay", "GET", WEIGHTS, 1), ("stall", "GET", WEIGHTS, 1)],
+)
 def test_a_hub_that_hangs_midway_is_waited_for_once_where_there_is_a_cached_checkpoint(
-    loopback, repo, checkpoints, monkeypatch, method, part, hanging
+    loopback, repo, checkpoints, monkeypatch, fault, method, part, hanging
 ):
     folder = hub.pull(REPO)
     loopback.add(REPO, files_of(checkpoints / "new"))
     monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
     loopback.clear()
-    loopback.fail("delay", lambda request: request.method == method and request.path.endswith(part), times=1000)
+    loopback.fail(fault, lambda request: request.method == method and request.path.endswith(part), times=1000)
     assert hub.pull(REPO) == folder
     assert len([request for request in loopback.requests if request.fault]) == hanging  # files that are fetched at once
     loopback.clear()
