@@ -206,7 +206,7 @@ def test_every_endpoint_is_documented(client):
     info = client.view_api(return_format="dict", print_info=False)
     endpoints = info["named_endpoints"]  # type: ignore[index]
     assert {"/generate", "/vary", "/draw", "/svg", "/spin", "/restore", "/interpolate", "/mix", "/explore", "/repair",
-            "/recolor", "/discover", "/load", "/truncation", "/nearest", "/about"} == set(endpoints)  # fmt: skip
+            "/recolor", "/discover", "/load", "/train", "/stop_training", "/publish", "/truncation", "/nearest", "/about"} == set(endpoints)  # fmt: skip
     assert all(endpoint["description"] for endpoint in endpoints.values())
 
 

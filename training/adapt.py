@@ -29,6 +29,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ from training.checkpoints import write_json
 from training.config import TrainConfig
 from training.game import weights_of
 from training.low_rank import add_low_rank, write_adapter
-from training.train import parse, run, train
+from training.train import build_trainer, parse, run, train
+from training.trainer import Trainer
 
 logger = logging.getLogger("training.adapt")
 
@@ -88,12 +90,6 @@ def adapt(config: AdaptConfig) -> Path:
         TrainingError: training cannot go on, or its result could not be published.
     """
 
-    def freeze(generator: Any, discriminator: Any) -> None:
-        discriminator.freeze(config.freeze_discriminator)
-        freeze_parts(generator, config.freeze_generator, config.train_only)
-        if config.adapter_rank is not None:
-            add_low_rank(generator, config.adapter_rank, config.seed)
-
     def share_change(folder: Path) -> None:
         assert config.base_model is not None
         adapter = write_adapter(config.base_model, hub.read_generator(folder), folder / "adapter", config.adapter_rank)
@@ -103,7 +99,24 @@ def adapt(config: AdaptConfig) -> Path:
             describe_adapter(folder, adapter.error)
             logger.info("%s holds the change alone, %.0f kB.", folder / "adapter", adapter.size / 1000)
 
-    return train(config, freeze, share_change)
+    return train(config, partial(freeze, config), share_change)
+
+
+def build_adaptation(config: AdaptConfig) -> Trainer:
+    """The trainer that `adapt` runs, for those who run it step by step.
+
+    Raises:
+        ValueError: the config does not fit the data or the base model.
+    """
+    return build_trainer(config, partial(freeze, config))
+
+
+def freeze(config: AdaptConfig, generator: Any, discriminator: Any) -> None:
+    """Leave of the networks to train what a config says."""
+    discriminator.freeze(config.freeze_discriminator)
+    freeze_parts(generator, config.freeze_generator, config.train_only)
+    if config.adapter_rank is not None:
+        add_low_rank(generator, config.adapter_rank, config.seed)
 
 
 def describe_adapter(folder: Path, error: float) -> None:

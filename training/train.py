@@ -51,6 +51,19 @@ def train(
         TrainingError: training cannot go on, or its result could not be published.
     """
     check_publishing(config)
+    folder = build_trainer(config, prepare).train()
+    if complete is not None and PartialState().is_main_process:  # the others may be here before it is written
+        complete(folder)
+    publish_result(config, folder)
+    return folder
+
+
+def build_trainer(config: TrainConfig, prepare: Callable[[Any, Any], None] | None = None) -> Trainer:
+    """The data and networks of a config, ready to train; `prepare` as for `train`.
+
+    Raises:
+        ValueError: the config does not fit the data or the base model.
+    """
     dataset = load_data(config)
     torch.manual_seed(config.seed)
     generator, discriminator = build_networks(config, dataset.order_probs)
@@ -58,11 +71,7 @@ def train(
         sharpen(generator, config.sharpen)
     if prepare is not None:
         prepare(generator, discriminator)
-    folder = Trainer(config, dataset, generator, discriminator).train()
-    if complete is not None and PartialState().is_main_process:  # the others may be here before it is written
-        complete(folder)
-    publish_result(config, folder)
-    return folder
+    return Trainer(config, dataset, generator, discriminator)
 
 
 def sharpen(generator: Any, factor: float) -> None:

@@ -84,6 +84,15 @@ class Trainer(Game):
         Raises:
             TrainingError: a step was not finite, or a write failed. Earlier checkpoints are intact.
         """
+        for _ in self.steps():
+            pass
+        return self.output
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """What `train` does, step by step -> after each, its losses.
+
+        Set `interrupted` and it ends after the next step, like on SIGINT. Closed earlier, it writes nothing more.
+        """
         config, main = self.config, self.accelerator.is_main_process
         self._start()
         if config.report_to != "none":
@@ -141,8 +150,8 @@ class Trainer(Game):
                     self._save()
                     if self.publisher is not None:
                         self.publisher.send(self.output)
+                yield values
         self._finish()
-        return self.output
 
     def _ended(self) -> bool:
         return self.stopping or (self.config.max_steps is not None and self.step >= self.config.max_steps)
@@ -326,7 +335,7 @@ class Trainer(Game):
             with replaced_folder(self.output / "discriminator") as temporary:
                 discriminator.save_pretrained(temporary)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
-        save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
+        save_picture(picture_grid(self.sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
         images = max(0, self.step - config.mapping_steps) * config.batch_size
         report = run_report(config, self.dataset, self.accelerator, self.step, images, self.seconds)
         write_json(report, self.output / "report.json")
@@ -358,7 +367,7 @@ class Trainer(Game):
         self.accelerator.end_training()
 
     @torch.no_grad()
-    def _sample(self, count: int) -> Tensor:
+    def sample(self, count: int) -> Tensor:
         """The first `count` pictures of the fixed latents, by the averaged generator: (count,3,S,S)."""
         parts = [slice(i, min(i + SAMPLE_COLUMNS, count)) for i in range(0, count, SAMPLE_COLUMNS)]
         size = self.config.resolution
@@ -366,7 +375,7 @@ class Trainer(Game):
 
     def _write_samples(self) -> None:
         with self._writing():
-            picture = picture_grid(self._sample(SAMPLE_COLUMNS * SAMPLE_ROWS), SAMPLE_COLUMNS)
+            picture = picture_grid(self.sample(SAMPLE_COLUMNS * SAMPLE_ROWS), SAMPLE_COLUMNS)
             save_picture(picture, self.output / "samples" / f"step_{self.step:08d}.png")
 
     @contextmanager

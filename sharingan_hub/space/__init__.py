@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, community, generate, interpolate, mix, repair
+from . import about, community, generate, interpolate, mix, repair, train
 from .checks import friendly
 from .models import Models
 from .page import Page, settings_of
@@ -25,6 +25,7 @@ TABS = {
     "Mix and explore": mix.tab,
     "Repair & recolour": repair.tab,
     "Community": community.tab,
+    **({"Train your own": train.tab} if train.is_available() else {}),
     "About the model": about.tab,
 }
 
@@ -39,9 +40,9 @@ def build_demo(model: str | None = None) -> gr.Blocks:
     models = Models(model or os.environ.get("SHARINGAN_MODEL") or None)
     # Loading costs seconds, most of them imports; meanwhile the page opens and shows the checkpoint's samples.
     Thread(target=models.warm_up, daemon=True).start()
-    page = Page(models)
     # Files are written to Gradio's cache: every ten minutes, those that nobody has asked for in an hour go.
     with gr.Blocks(title="SharinGAN Hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+        page = Page(models, demo)
         gr.HTML(HEADER, elem_id="header")
         page.using = gr.Markdown(community.using(page, ""), elem_id="using")
         page.build()

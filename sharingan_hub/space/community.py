@@ -138,12 +138,18 @@ def tab(page: Page) -> Callable[..., Any]:
             **private,
         ),
     ]
-    for event in opened:
+
+    def on_loaded(event: Any) -> None:
+        """After an event that fills `loaded`: the page draws with that model."""
         using_it = event.success(
             use, loaded, in_use, **private | {"show_progress": "minimal", "show_progress_on": page.using}
         )
         using_it = using_it.success(lambda name: name, loaded, page.model, **private)
         page.on_present(using_it)
+
+    for event in opened:
+        on_loaded(event)
+    page.loaded, page.on_loaded = loaded, on_loaded
     return lambda tab_opened: tab_opened.select(look, query, cards, **private | {"show_progress": "minimal"})
 
 

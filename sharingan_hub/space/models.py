@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 SHIPPED = Path(__file__).parents[1] / "embedded" / "default"
+TRAINED = "trained-"  # the beginning of the names of visitors' own
 MOST_LOADED = 4  # pipelines in memory besides the Space's own
 MOST_ADAPTERS = 3
 PART = re.compile(r"([\w.\-]+(?:/[\w.\-]+)?)(?:@([\w.\-]+))?(?:\*(-?[0-9.]{1,8}))?", re.ASCII)
@@ -93,6 +94,7 @@ class Models:
         is_id = start is not None and re.fullmatch(r"\w[\w.\-]*/\w[\w.\-]*", start) and not Path(start).exists()
         self.title = EMBEDDED if start is None else start if is_id else Path(start).resolve().name
         self._loaded: OrderedDict[str, SharinganPipeline] = OrderedDict()
+        self._trained: dict[str, Path] = {}  # checkpoint folders of visitors' own
         self._lock = Lock()
         # These borrow a GPU for the length of one call on ZeroGPU; anywhere else they are the methods themselves.
         self._draw = spaces.GPU(duration=drawing_seconds)(self._draw_here)
@@ -155,6 +157,10 @@ class Models:
         """Where a part's files lie. A stranger's word for it is a Hub id, never a folder of this disk."""
         from .. import hub
 
+        if part.name.startswith(TRAINED):
+            if part.name not in self._trained:
+                raise problem("This model was trained by a visitor and is gone: it is kept while their page is open.")
+            return self._trained[part.name]
         if part.name == self.title:
             return hub.locate(self.start, local_files_only=local_files_only)
         return (
@@ -171,7 +177,7 @@ class Models:
 
         pinned = []
         for part in parse_model(text):
-            if part.name not in (EMBEDDED, self.title):
+            if part.name not in (EMBEDDED, self.title) and not part.name.startswith(TRAINED):
                 if "/" not in part.name:
                     raise problem(f"Model must be a Hub id such as user/their-sharingan, got {shown(part.name)}.")
                 folder = hub.pull(part.name, part.sha)
@@ -186,6 +192,19 @@ class Models:
             with self._lock:
                 self._keep(name, pipe)
         return name
+
+    def add(self, folder: Path) -> str:
+        """Let a checkpoint folder of this disk be drawn with -> its name, which nobody can guess."""
+        name = TRAINED + secrets.token_hex(8)
+        self._trained[name] = folder
+        return name
+
+    def remove(self, name: str) -> None:
+        """Forget what `add` has added, and all that was laid over it."""
+        with self._lock:
+            self._trained.pop(name, None)
+            for key in [key for key in self._loaded if name in key]:
+                del self._loaded[key]
 
     def folder(self, name: str = "") -> Path:
         """Where a loaded model's card, report and samples lie; of several parts, the first one's."""

@@ -33,6 +33,7 @@ class Page:
     """Components that more than one tab uses. Each lives in the visitor's browser, so no visitor sees another's."""
 
     models: Models
+    demo: gr.Blocks
     model: gr.Textbox = field(init=False)  # name of the model in use; "" is the Space's own
     selected: gr.JSON = field(init=False)  # recipe of the design that is looked at
     pins: gr.BrowserState = field(init=False)  # recipes, kept in the browser
@@ -43,6 +44,8 @@ class Page:
     using: gr.Markdown = field(init=False)  # says which model draws
     tabs: gr.Tabs = field(init=False)
     link: gr.Textbox = field(init=False)
+    loaded: gr.Textbox = field(init=False)  # a model's name, which after `on_loaded` is in use
+    on_loaded: Callable[[Any], None] = field(init=False)
 
     def build(self) -> None:
         """Put the invisible ones into the page that is open."""
@@ -172,4 +175,4 @@ def endpoint(
 
 
 # How many of a lane's actions run at once. A film or a download never keeps anybody from drawing.
-LANES = {"draw": 2, "film": 1, "repair": 1, "hub": 2}
+LANES = {"draw": 2, "film": 1, "repair": 1, "hub": 2, "train": 1, "stop": 8}
