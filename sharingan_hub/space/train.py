@@ -40,11 +40,11 @@ MOST_KEPT = 6  # visitors' models on this machine; the oldest goes first
 CURVES = {"statistics": "colours and rings", "loss_d": "critic", "loss_g": "generator"}
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "adapt_default.yaml"
 
-HELP = f"""
-{FEWEST} to {MOST} pictures of round emblems in one style, each about square and filled by its emblem. The model first takes over
-their colours and rings, then learns against a critic. It runs on this machine's processor (on a GPU where the Space owns one, not on
-ZeroGPU), one training at a time; **Stop and keep** ends it early. Pictures and model are deleted when you leave or reload this
-page, so download or publish what you like. Train on pictures that you may use: what you publish, you answer for.
+HELP = """
+Round emblems in one style, each about square and filled by its emblem. The model first takes over their colours and rings, then
+learns against a critic. One training runs at a time, on the processor (or on a GPU that the Space owns; not on ZeroGPU).
+
+**Pictures and model are deleted as you leave or reload this page**: download or publish what you like. Use pictures that are yours to use.
 """
 LOGIN = "Sign in first if you want to publish: it opens this page anew."
 EMPTY = "Choose pictures, then press Train."
@@ -81,7 +81,7 @@ def tab(page: Page) -> None:
             yield shown(bar("Getting ready", 0, 1))
             folder = Path(training.folder.name) / "model"
             with friendly():
-                report, pairs = yield from trained(images, limit, training)
+                last, report, pairs = yield from trained(images, limit, training)
                 archive = zipped(folder)
             if training.left:
                 return
@@ -89,7 +89,7 @@ def tab(page: Page) -> None:
                 forget(oldest)
             training.model = models.add(folder)
             yield [
-                gr.skip(),
+                last,
                 "<b>Done.</b> It draws in all tabs now, for you alone.",
                 training.model,
                 str(archive),
@@ -99,6 +99,7 @@ def tab(page: Page) -> None:
         finally:
             if not training.model:
                 forget(session)
+                training.folder.cleanup()  # again: where the visitor left meanwhile, something may have been written since
 
     def stop_training(request: gr.Request) -> str:
         training = visits.get(str(request.session_hash))
@@ -169,7 +170,7 @@ def tab(page: Page) -> None:
             with gr.Row(elem_classes=["actions", "early"]):
                 go = gr.Button("Train", variant="primary", size="md", elem_id="train")
                 stop = gr.Button("Stop and keep", size="md", interactive=False, elem_id="stop")
-            status = gr.HTML(EMPTY, elem_id="training", elem_classes="early")
+            status = gr.HTML(EMPTY, elem_id="training", padding=False, elem_classes="early")
             strip = gr.Image(
                 format="png", show_label=False, label="What it draws now", interactive=False, buttons=[],
                 elem_id="learning", elem_classes="early",
@@ -188,7 +189,7 @@ def tab(page: Page) -> None:
                         label="Your own Hub token", info="not needed where you are signed in; it is not kept", type="password", max_length=4000,
                     )  # fmt: skip
                 publish_button = gr.Button("Publish under my name", size="md", elem_id="publish")
-                published = gr.HTML("", elem_id="published")
+                published = gr.HTML("", padding=False, elem_id="published")
     model = gr.Textbox(visible=False)
     archive = gr.File(visible=False)
     url = gr.Textbox(visible=False)
@@ -243,8 +244,9 @@ def read_pictures(files: Any) -> list[Image.Image]:
 
 def trained(
     images: list[Image.Image], minutes: float, training: Training
-) -> Generator[list[Any], None, tuple[str, Image.Image]]:
-    """Train and measure in the folder of `training` -> what the page shows meanwhile; returns what `measure` does.
+) -> Generator[list[Any], None, tuple[Image.Image, str, Image.Image]]:
+    """Train and measure in the folder of `training` -> what the page shows meanwhile; returns the last
+    preview, and what `measure` does.
 
     The work is done step by step in a thread of its own, which is given less of the processor than those that draw; no step is
     taken unless this generator is asked to go on.
@@ -272,10 +274,11 @@ def trained(
                     yield shown(progress(trainer, history))
                 if training.left:
                     raise problem("Stopped, as the page was left.")
-        yield shown(bar("Measuring what it learnt", 1, 1), pool.submit(preview, trainer).result())
+        last = pool.submit(preview, trainer).result()
+        yield shown(bar("Measuring what it learnt", 1, 1), last)
         measured = pool.submit(measure, folder).result()
         shutil.rmtree(folder / "model" / "checkpoints")  # for going on from, which nobody can here
-    return measured
+    return last, *measured
 
 
 def step_back() -> None:

@@ -33,7 +33,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def url(scratch: Path) -> Iterator[str]:
     demo = build_demo()
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_block=True, quiet=True, server_name="127.0.0.1")
+    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     demo.close()
 
