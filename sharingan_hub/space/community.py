@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .checks import check_number, friendly
-from .models import EMBEDDED, MOST_ADAPTERS, Part, parse_model
+from .models import EMBEDDED, MOST_ADAPTERS, TRAINED, Part, parse_model
 from .page import GRID_SIZE, Page, endpoint
 from .recipe import Recipe
 
@@ -164,6 +164,8 @@ def using(page: Page, name: str) -> str:
     """The line that says which model draws."""
     if page.models.is_own(name):
         return f"Model: **{page.models.title}**, this Space's own"
+    if name.startswith(TRAINED):
+        return "Model: **your own**, trained here"
     parts = [
         f"**{part.name}**"
         + (f" at `{part.sha[:7]}`" if part.sha else "")

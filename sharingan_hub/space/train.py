@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, get_native_id
+from threading import Event, Timer, get_native_id
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -36,6 +36,7 @@ MINUTES = (0.05, 10.0)
 SAMPLES, PAIRS = 64, 8  # pictures that the report is measured on, and those of them that are shown
 TELL_EVERY, SHOW_EVERY = 0.5, 3.0  # seconds
 STRIP = 8  # designs in the live preview
+KEPT_SECONDS = 3600  # at most, for a model whose visitor stays
 MOST_KEPT = 6  # visitors' models on this machine; the oldest goes first
 CURVES = {"statistics": "colours and rings", "loss_d": "critic", "loss_g": "generator"}
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "adapt_default.yaml"
@@ -44,7 +45,7 @@ HELP = """
 Round emblems in one style, each about square and filled by its emblem. The model first takes over their colours and rings, then
 learns against a critic. One training runs at a time, on the processor (or on a GPU that the Space owns; not on ZeroGPU).
 
-**Pictures and model are deleted as you leave or reload this page**: download or publish what you like. Use pictures that are yours to use.
+**Pictures and model are deleted as you leave or reload this page, and after an hour**: download or publish what you like. Use pictures that are yours to use.
 """
 LOGIN = "Sign in first if you want to publish: it opens this page anew."
 EMPTY = "Choose pictures, then press Train."
@@ -56,7 +57,7 @@ def is_available() -> bool:
     return RECIPE.is_file() and all(importlib.util.find_spec(name) for name in needed)
 
 
-@dataclass
+@dataclass(eq=False)
 class Training:
     """One visitor's training, and what came of it."""
 
@@ -88,6 +89,9 @@ def tab(page: Page) -> None:
             for oldest in [one for one, other in visits.items() if other.model][: -MOST_KEPT + 1]:
                 forget(oldest)
             training.model = models.add(folder)
+            late = Timer(KEPT_SECONDS, forget, [session, training])  # a lost connection may never be told
+            late.daemon = True
+            late.start()
             yield [
                 last,
                 "<b>Done.</b> It draws in all tabs now, for you alone.",
@@ -133,10 +137,10 @@ def tab(page: Page) -> None:
     def leave(request: gr.Request) -> None:
         forget(str(request.session_hash))
 
-    def forget(session: str) -> None:
+    def forget(session: str, only: Training | None = None) -> None:
         """Stop a visitor's training, and delete what is there of it."""
         training = visits.get(session)
-        if training is None:
+        if training is None or only not in (None, training):
             return
         training.left = True
         training.stop.set()
@@ -178,8 +182,8 @@ def tab(page: Page) -> None:
             with gr.Column(visible=False, elem_id="trained") as result:
                 report = gr.Markdown("", elem_id="report")
                 nearest = gr.Image(
-                    format="png", label="Its designs that are nearest to yours, above yours", interactive=False, buttons=["fullscreen"],
-                    elem_id="nearest",
+                    format="png", label="Its designs that are nearest to yours, above yours", show_label=False, interactive=False,
+                    buttons=["fullscreen"], elem_id="nearest",
                 )  # fmt: skip
                 save = gr.Button("Download the model (zip)", size="md", elem_id="save-model")
                 with gr.Group():
@@ -340,7 +344,8 @@ def measure(folder: Path) -> tuple[str, Image.Image]:
         f"- **Copying**: {copies} of {SAMPLES} designs are nearer to one of your pictures than the two most alike of yours are to "
         f"each other. In the median they are {figures['novelty'].value:.1f} times as far from yours as yours from one another.\n"
         f"- **Diversity**: designs around the same picture of yours differ {figures['diversity'].value / float(apart.mean()):.1f} "
-        f"times as much as your pictures do (0 is one design again and again).\n"
+        f"times as much as your pictures do (0 is one design again and again).\n\n"
+        f"Its designs that are nearest to yours, above yours:"
     )
     return text, picture_grid(torch.cat([designs[:half], yours[:half]]), half)
 
