@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, community, generate, interpolate, mix, repair, train
+from . import about, community, drawing, generate, interpolate, mix, repair, train
 from .checks import friendly
 from .models import Models
 from .page import Page, settings_of
@@ -24,6 +24,7 @@ TABS = {
     "Interpolate": interpolate.tab,
     "Mix and explore": mix.tab,
     "Repair & recolour": repair.tab,
+    "From my drawing": drawing.tab,
     "Community": community.tab,
     **({"Train your own": train.tab} if train.is_available() else {}),
     "About the model": about.tab,

@@ -9,16 +9,12 @@ import gradio as gr
 
 from .checks import friendly
 from .film import EASINGS, LOOPS, MAX_SIZE, Film, render, thumbnail
-from .page import DOWNLOAD, GRID_SIZE, Page, emblems, endpoint, read_pins
+from .page import DOWNLOAD, GRID_SIZE, WAIT, Page, emblems, endpoint, read_pins
 from .recipe import SIZES, Recipe
 from .snippet import film_snippet
 
 EXAMPLES = (7, 12, 9)
 PREVIEW_EVERY = 4  # frames
-
-# Gradio cancels by visitor and action: a film begun before it has done so would be cancelled too. What was under way has
-# arrived by then, and does not write over what is shown next.
-WAIT = "() => new Promise((done) => setTimeout(done, 1500))"
 
 HELP = """
 Keyframes are the designs that you have pinned in Generate. **W** lets one shape grow into the next along a smooth curve;

@@ -38,6 +38,8 @@ def tab(page: Page) -> Callable[..., Any]:
     def mix(recipe: Any, source: Any, layers: Any = ("middle", "fine")) -> list[Any]:
         one = Recipe.read(recipe)
         other = Recipe.read({"seed": source} if not isinstance(source, dict) else source)
+        if other.found is not None:
+            raise problem("The source of a style must be a seed, and this design was found from a picture.")
         if not isinstance(layers, list | tuple) or not layers or any(layer not in LAYERS for layer in layers):
             raise problem(f"Layers must be some of {', '.join(LAYERS)}, got {shown(layers)}.")
         with friendly():

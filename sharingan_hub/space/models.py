@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -10,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from ..inversion import Inversion
     from ..latents import Direction
     from ..pipeline_sharingan import SharinganPipeline
     from .film import Film
@@ -39,6 +42,7 @@ TRAINED = "trained-"  # the beginning of the names of visitors' own
 MOST_LOADED = 4  # pipelines in memory besides the Space's own
 MOST_ADAPTERS = 3
 PART = re.compile(r"([\w.\-]+(?:/[\w.\-]+)?)(?:@([\w.\-]+))?(?:\*(-?[0-9.]{1,8}))?", re.ASCII)
+MOST_SECONDS = 60  # that a design is looked for
 ROLES_SIZE = 128  # pixels of the drawing in which a palette's roles are found
 
 
@@ -99,6 +103,7 @@ class Models:
         # These borrow a GPU for the length of one call on ZeroGPU; anywhere else they are the methods themselves.
         self._draw = spaces.GPU(duration=drawing_seconds)(self._draw_here)
         self._frames = spaces.GPU(duration=film_seconds)(self._frames_here)
+        self._inversions = spaces.GPU(duration=MOST_SECONDS + 15)(self._inversions_here)
 
     # Which model
 
@@ -297,6 +302,28 @@ class Models:
         pipe = self._on_device(film.keyframes[0].model)
         latents, palettes = plan(film, pipe)
         yield from animate(pipe, latents, palettes, film.size)
+
+    def inversions(
+        self, picture: Image.Image, order: int | None, drawing: bool | None, steps: int, model: str
+    ) -> Iterator[Inversion]:
+        """What draws a picture, the best so far each time, for at most a minute; the latents are on the CPU.
+
+        Raises:
+            gr.Error, ValueError, TypeError: as `pipeline` and `inversion_steps` raise.
+        """
+        self.pipeline(model)
+        yield from self._inversions(picture, order, drawing, steps, model)
+
+    def _inversions_here(
+        self, picture: Image.Image, order: int | None, drawing: bool | None, steps: int, model: str
+    ) -> Iterator[Inversion]:
+        from ..inversion import inversion_steps
+
+        end = time.monotonic() + MOST_SECONDS
+        for found in inversion_steps(self._on_device(model), picture, order, drawing, steps):
+            yield dataclasses.replace(found, latents=found.latents.cpu())
+            if time.monotonic() > end:
+                break
 
     def _draw_here(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
         import torch

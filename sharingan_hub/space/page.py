@@ -23,9 +23,14 @@ MAX_PINS = 24
 DOWNLOAD = """(file) => { if (!file) return;
   const link = Object.assign(document.createElement("a"), {href: file.url, download: file.orig_name || ""});
   document.body.append(link); link.click(); link.remove(); }"""
-LINK = '(query) => query ? location.origin + location.pathname + "?" + query : ""'
+LINK = """(query) => query ? location.origin + location.pathname + "?" + query
+  : "Found from a picture, so too long for a link: send its PNG or SVG, which opens here when it is dropped below." """
 TO_DETAIL = """() => { const detail = document.getElementById("detail");
   if (detail && innerWidth < 1100) detail.scrollIntoView({behavior: "smooth", block: "nearest"}); }"""
+
+# Gradio cancels by visitor and action: what is begun again before it has done so would be cancelled too. What was under way
+# has arrived by then, and does not write over what is shown next.
+WAIT = "() => new Promise((done) => setTimeout(done, 1500))"
 
 
 @dataclass
@@ -106,7 +111,8 @@ def read_pins(pins: Any) -> list[Recipe]:
 def settings_of(recipe: Any) -> list[Any]:
     """Values of `settings` for a design."""
     one = Recipe.read(recipe)
-    return [one.seed, one.order or "any", one.truncation_psi, one.palette or "own", one.circularize, one.symmetry or 0]
+    seed = gr.skip() if one.found else one.seed
+    return [seed, one.order or "any", one.truncation_psi, one.palette or "own", one.circularize, one.symmetry or 0]
 
 
 def heading(recipe: Recipe) -> str:
@@ -174,5 +180,5 @@ def endpoint(
     return gr.on(list(triggers), fn, inputs, outputs, **settings | more)
 
 
-# How many of a lane's actions run at once. A film or a download never keeps anybody from drawing.
-LANES = {"draw": 2, "film": 1, "repair": 1, "hub": 2, "train": 1, "stop": 8}
+# How many of a lane's actions run at once. A film, a search or a download never keeps anybody from drawing.
+LANES = {"draw": 2, "film": 1, "invert": 1, "repair": 1, "hub": 2, "train": 1, "stop": 8}

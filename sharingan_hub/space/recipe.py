@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -37,6 +39,9 @@ PALETTES = {
 LAYERS = ("coarse", "middle", "fine", "rings", "palette")
 DIRECTIONS = 6
 MAX_MOVE = 4.0
+MAX_LATENT = 1000.0
+FOUND = re.compile(r"([1-9]\d?)x([1-9]\d{0,3}):([A-Za-z0-9+/]+={0,2})", re.ASCII)
+MAX_FOUND = 2**16  # characters; the embedded model's designs take 6150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Recipe:
         circularize: whether the picture is made round.
         symmetry: order to which the picture is made symmetric; None: it is left as it is.
         output_size: width and height in pixels.
+        found: latents that were found from a picture, as `found_text` writes them; they stand in place of the seed's.
+            None: there are none.
         model: which model, as `models.ModelName` writes it; "" is the Space's own.
     """
 
@@ -69,6 +76,7 @@ class Recipe:
     circularize: bool = False
     symmetry: int | None = None
     output_size: int = 512
+    found: str | None = None
     model: str = ""
 
     @classmethod
@@ -108,6 +116,7 @@ class Recipe:
             circularize=check_flag("Circularize", get("circularize")),
             symmetry=None if get("symmetry") is None else check_whole("Symmetry", get("symmetry"), 1, MAX_ORDER),
             output_size=512 if size is None else read_size(size),
+            found=None if get("found") is None else read_found(get("found")),
             model=model,
         )
 
@@ -125,7 +134,9 @@ class Recipe:
         }
 
     def to_query(self) -> str:
-        """The same as the query of a link, "seed=7&order=3"."""
+        """The same as the query of a link, "seed=7&order=3"; "" for found latents, which are too long for one."""
+        if self.found is not None:
+            return ""
         given = {name: value for name, value in self.to_dict().items() if value not in (None, "")}
         return urlencode(
             {
@@ -139,7 +150,7 @@ class Recipe:
         """The recipe in a link's query; None where there is none."""
         if "seed" not in query:
             return None
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {field.name for field in dataclasses.fields(cls)} - {"found"}
         value: dict[str, Any] = {}
         for name, text in query.items():
             if name in names:
@@ -153,12 +164,14 @@ class Recipe:
         """The design's latents (1, num_ws, w_dim).
 
         Raises:
-            ValueError: the model has no such order, layers or directions.
+            gr.Error, ValueError: the model has no such order, layers or directions, or its latents are of another shape.
         """
         from ..latents import layer_ranges, move, style_mix, vary
 
         psi = self.truncation_psi
-        if self.variation is None:
+        if self.found is not None:
+            ws = self._found_latents(pipe)
+        elif self.variation is None:
             ws = pipe.prepare_latents([self.seed], psi, self.order)
         else:
             ws = vary(pipe, self.seed, [self.variation], self.strength, psi, self.order)
@@ -174,10 +187,30 @@ class Recipe:
                 ws = move(ws, direction, far)
         return ws
 
+    def _found_latents(self, pipe: SharinganPipeline) -> Tensor:
+        """What was found, and of a variation a part of the straight way from there to a seed's styles, in W."""
+        import torch
+
+        assert self.found is not None
+        model = pipe.generator_model
+        ws = torch.from_numpy(_decode(self.found))[None]
+        if ws.shape[1:] != (model.num_ws, model.w_dim):
+            raise problem("This design was found with a model of another shape; load that one in the Community tab first.")
+        ws = pipe.check_latents(ws, self.order, None)
+        order = None
+        if "order" in model.conditions:
+            ws[:, -1, 2:] = 0
+            order = round(ws[0, -1, 0].item())
+        if self.variation is not None:
+            other = pipe.prepare_latents([self.variation], self.truncation_psi, order)
+            styles = slice(model.style_ws)
+            ws[:, styles] = torch.lerp(ws[:, styles], other[:, styles], self.strength)
+        return ws
+
     @property
     def title(self) -> str:
         """What it is called under a picture."""
-        parts = [f"seed {self.seed}"]
+        parts = [f"seed {self.seed}" if self.found is None else "from a picture"]
         if self.variation is not None:
             parts.append(f"variation {self.variation}")
         if self.styles or any(self.moves):
@@ -188,7 +221,41 @@ class Recipe:
     def file_name(self) -> str:
         """What its files are called, without the ending."""
         more = "" if self.variation is None else f"-{self.variation}"
-        return f"sharingan-{self.seed}{more}{'-mixed' if self.styles or any(self.moves) else ''}"
+        name = self.seed if self.found is None else "found"
+        return f"sharingan-{name}{more}{'-mixed' if self.styles or any(self.moves) else ''}"
+
+
+def found_text(latents: Tensor) -> str:
+    """Latents (1, num_ws, w_dim) as text: "9x256:" and their float16 values, little-endian, in base64."""
+    values = latents[0].detach().cpu().numpy().astype("<f2")
+    rows, width = values.shape
+    return f"{rows}x{width}:{base64.b64encode(values.tobytes()).decode('ascii')}"
+
+
+def read_found(value: Any) -> str:
+    """Latents as `found_text` writes them, of whatever model.
+
+    Raises:
+        gr.Error: it is no such text, or a value is not finite or beyond 1000.
+    """
+    import numpy as np
+
+    if isinstance(value, str) and len(value) <= MAX_FOUND and (parts := FOUND.fullmatch(value)):
+        rows, width, data = int(parts[1]), int(parts[2]), parts[3]
+        if len(data) % 4 == 0 and len(base64.b64decode(data)) == rows * width * 2:
+            if not (np.abs(_decode(value)) <= MAX_LATENT).all():  # NaN is not, either
+                raise problem(f"Found latents must hold numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
+            return value
+    raise problem(f'Found latents must be text such as "9x256:" and their values in base64, got {shown(value)}.')
+
+
+def _decode(found: str) -> Any:
+    """The values (num_ws, w_dim) of a text that `read_found` let through, float32."""
+    import numpy as np
+
+    shape, _, data = found.partition(":")
+    rows, width = map(int, shape.split("x"))
+    return np.frombuffer(base64.b64decode(data), "<f2").reshape(rows, width).astype(np.float32)
 
 
 def read_order(value: Any) -> int | None:

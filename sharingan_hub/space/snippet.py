@@ -33,6 +33,9 @@ def designing(recipe: Recipe) -> tuple[list[str], str]:
     psi = f"truncation_psi={recipe.truncation_psi:g}"
     order = "" if recipe.order is None else f", order={recipe.order}"
     names, lines = [], []
+    if recipe.found is not None:
+        file = f'Recipe.read(read_recipe("{recipe.file_name}.png"))'
+        return ["read_recipe"], f"from sharingan_hub.space.recipe import Recipe\n\nlatents = {file}.latents(pipe)"
     if recipe.variation is not None:
         names.append("vary")
         lines.append(f"latents = vary(pipe, {recipe.seed}, [{recipe.variation}], {recipe.strength:g}, {psi}{order})")
@@ -76,7 +79,7 @@ def snippet(recipe: Recipe, models: Models) -> str:
 def film_snippet(film: Film, models: Models) -> str:
     """Code that makes a film of seeds; of other designs, the call of this page's API."""
     recipes = film.keyframes
-    plain = all(r.variation is None and not r.styles and not any(r.moves) and not r.palette for r in recipes)
+    plain = all(r.found is None and r.variation is None and not r.styles and not any(r.moves) and not r.palette for r in recipes)
     if not plain or film.space == "z" or film.turns:
         return "\n".join(
             (
