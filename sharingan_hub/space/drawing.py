@@ -44,7 +44,7 @@ def tab(page: Page) -> None:
         image = read_picture(picture)
         with friendly():
             yield [gr.skip(), gr.skip(), None, None, bar(0, None)]
-            before, found = None, None
+            before, found, target = None, None, ""
             for found in models.inversions(image, number, drawing, steps, name):
                 better = before is None or found.distance < before.distance
                 recipe = Recipe(found=found_text(found.latents), model=name).to_dict() if better else gr.skip()
@@ -53,7 +53,7 @@ def tab(page: Page) -> None:
                     "order": found.order,
                     "progress": round(found.progress, 3),
                 }
-                target = found.target if before is None else gr.skip()
+                target = target or save(found.target, "target")
                 shown = found.image if better else gr.skip()
                 yield [shown, target, recipe, facts, bar(found.progress, found.distance)]
                 before = found
@@ -61,7 +61,7 @@ def tab(page: Page) -> None:
             one = Recipe(found=found_text(found.latents), model=name)
             ((path, _),) = models.pictures([one])
         ended = "Found" if found.progress == 1 else f"After {MOST_SECONDS} seconds this is the best"
-        yield [path, gr.skip(), one.to_dict(), facts, told(facts, ended)]
+        yield [path, target, one.to_dict(), facts, told(facts, ended)]
 
     def place_in_eye(eye: Any, recipe: Any, x: Any = None, y: Any = None, radius: Any = None) -> list[Any]:
         import torch
@@ -148,7 +148,7 @@ def tab(page: Page) -> None:
             status = gr.HTML("Upload a picture, or try a sketch.", elem_id="found-status", elem_classes="early")
             keep = gr.Button("Vary, pin and save it in Generate", size="md", interactive=False, elem_classes="early")
             gr.Markdown(HELP, elem_classes=["hint", "late"])
-    gr.Markdown("### Into an eye", elem_classes="part")
+    gr.Markdown("### Into an eye", elem_id="part")
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
             eye = gr.File(label="An eye", file_types=["image"], height=150, elem_id="eye-upload", elem_classes="early")

@@ -12,7 +12,7 @@ INK, PAPER = "#2b2629", "#fbfaf7"
 
 
 def sketch() -> Image.Image:
-    """A circle, a ring and three hooks, in ink on paper."""
+    """A circle, a ring and four blades, in ink on paper."""
     image, draw = _blank(PAPER)
     unit = image.width / 2
 
@@ -29,9 +29,9 @@ def sketch() -> Image.Image:
     line(lambda t: 0.88, 0, 2 * math.pi, lambda t: 0.016)
     line(lambda t: 0.55, 0, 2 * math.pi, lambda t: 0.01)
     line(lambda t: 0.0, 0, 1, lambda t: 0.16)
-    for k in range(3):
-        start = math.pi / 2 + k * 2 * math.pi / 3 + 0.04 * k
-        line(lambda t: 0.55 + 0.16 * t, start, start + 0.75, lambda t: 0.13 * (1 - t) ** 0.7 + 0.008)
+    for k in range(4):
+        start = k * math.pi / 2 + 0.03 * k
+        line(lambda t: 0.3 + 0.45 * t, start, start + 1.1, lambda t: 0.1 * math.sin(math.pi * t) ** 0.8 + 0.008)
     return _smooth(image)
 
 

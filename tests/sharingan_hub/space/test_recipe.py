@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from sharingan_hub import SharinganPipeline
+from sharingan_hub import SharinganPipeline, write_png
 from sharingan_hub.postprocess import PALETTES as LIBRARY_PALETTES
 from sharingan_hub.space.checks import check_whole
 from sharingan_hub.space.models import Models
-from sharingan_hub.space.recipe import LAYERS, MAX_SEED, PALETTES, SIZES, Recipe
+from sharingan_hub.space.recipe import LAYERS, MAX_LATENT, MAX_SEED, PALETTES, SIZES, Recipe, found_text
 from sharingan_hub.space.snippet import snippet
 
 seeds = st.integers(0, MAX_SEED)
@@ -58,7 +59,7 @@ def test_a_link_is_read_as_people_write_it():
 
 
 FIELDS = ("seed", "order", "truncation_psi", "variation", "strength", "styles", "moves", "palette", "circularize",
-          "symmetry", "output_size", "model")  # fmt: skip
+          "symmetry", "output_size", "found", "model")  # fmt: skip
 
 
 @given(st.sampled_from(FIELDS), json_values)
@@ -91,6 +92,35 @@ def test_every_seed_passes_as_number_float_or_text(seed):
         assert check_whole("Seed", str(seed), -1, MAX_SEED) == seed
 
 
+@given(st.integers(1, 12), st.integers(1, 40), st.data())
+def test_found_latents_survive_json_but_are_in_no_link(rows, width, data):
+    values = st.lists(st.floats(-999, 999, width=16), min_size=rows * width, max_size=rows * width)
+    latents = torch.tensor(data.draw(values)).reshape(1, rows, width)
+    recipe = Recipe(found=found_text(latents))
+    assert Recipe.read(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.to_query() == ""
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        found_text(torch.full((1, 9, 256), float("nan"))),
+        found_text(torch.full((1, 9, 256), float("inf"))),
+        found_text(torch.full((1, 9, 256), 1.1 * MAX_LATENT)),
+        found_text(torch.zeros(1, 9, 256)).replace("9x", "8x"),
+        found_text(torch.zeros(1, 9, 256))[:-1],
+        found_text(torch.zeros(1, 90, 999)),
+        "9x256:",
+        "1x1:\u0661AA=",
+        "0x0:AAA=",
+    ],
+)
+def test_strangers_latents_are_refused_in_one_sentence(found):
+    with pytest.raises(gr.Error, match="Found latents must") as error:
+        Recipe.read({"seed": 0, "found": found})
+    assert len(error.value.message) < 200
+
+
 def test_palettes_are_the_librarys():
     assert {name: (palette.iris, palette.pattern) for name, palette in LIBRARY_PALETTES.items()} == PALETTES
 
@@ -98,6 +128,33 @@ def test_palettes_are_the_librarys():
 @pytest.fixture(scope="module")
 def pipe() -> SharinganPipeline:
     return SharinganPipeline.from_pretrained()
+
+
+def test_found_latents_draw_what_was_found_and_variations_keep_its_order(pipe):
+    ws = pipe.prepare_latents([7], 0.7, order=5)
+    found = Recipe(found=found_text(ws))
+    assert torch.allclose(found.latents(pipe), ws, atol=2e-3)
+    assert found.latents(pipe)[0, -1, 0] == 5 and Recipe(found=found.found, order=3).latents(pipe)[0, -1, 0] == 3
+    same, half, other = (Recipe(found=found.found, variation=9, strength=far).latents(pipe) for far in (0.0, 0.5, 1.0))
+    assert torch.equal(same, found.latents(pipe))
+    assert torch.allclose(other[:, :-1], pipe.prepare_latents([9], 0.7, order=5)[:, :-1])
+    assert torch.allclose(half, (same + other) / 2, atol=1e-6)
+    assert half[0, -1, 0] == 5
+
+
+@pytest.mark.parametrize("shape", [(9, 128), (8, 256), (1, 1)])
+def test_latents_of_another_model_are_refused(pipe, shape):
+    with pytest.raises(gr.Error, match="model of another shape"):
+        Recipe(found=found_text(torch.ones(1, *shape))).latents(pipe)
+
+
+def test_the_snippet_of_a_found_design_reads_it_from_its_file(pipe, tmp_path, monkeypatch):
+    recipe = Recipe(found=found_text(pipe.prepare_latents([7])), variation=3, palette="gold", output_size=256)
+    write_png(Image.new("RGB", (8, 8)), tmp_path / f"{recipe.file_name}.png", recipe.to_dict())
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(snippet(recipe, Models()), space)
+    assert torch.equal(space["latents"], recipe.latents(pipe)) and space["image"].size == (256, 256)
 
 
 @pytest.mark.parametrize(
