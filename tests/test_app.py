@@ -24,6 +24,7 @@ from PIL import Image
 
 from sharingan_hub import read_recipe
 from tests.browser import chromium
+from tests.eyes import draw_eye
 from tests.loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[1]
@@ -206,7 +207,8 @@ def test_every_endpoint_is_documented(client):
     info = client.view_api(return_format="dict", print_info=False)
     endpoints = info["named_endpoints"]  # type: ignore[index]
     assert {"/generate", "/vary", "/draw", "/svg", "/spin", "/restore", "/interpolate", "/mix", "/explore", "/repair",
-            "/recolor", "/discover", "/load", "/train", "/stop_training", "/publish", "/truncation", "/nearest", "/about"} == set(endpoints)  # fmt: skip
+            "/recolor", "/invert", "/place_in_eye", "/discover", "/load", "/train", "/stop_training", "/publish", "/truncation",
+            "/nearest", "/about"} == set(endpoints)  # fmt: skip
     assert all(endpoint["description"] for endpoint in endpoints.values())
 
 
@@ -311,6 +313,89 @@ def test_nasty_files_are_one_sentence(client, tmp_path, name):
     with pytest.raises(AppError) as error:
         client.predict(handle_file(tmp_path / name), True, "auto", api_name="/repair")
     assert re.fullmatch(r"The picture [^\n/]{10,150}\.", str(error.value)), error.value
+
+
+@pytest.fixture(scope="module")
+def found(client) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What a short search makes of a picture of the model's own: a PNG, its recipe, and how near it is."""
+    drawn = client.predict({"seed": 51, "order": 6}, 256, api_name="/draw")
+    job = client.submit(handle_file(drawn), kind="picture", steps=1, api_name="/invert")
+    picture, target, recipe, facts, told = job.result(timeout=300)
+    assert np.abs(pixels(target) - pixels(drawn)).mean() < 8
+    assert facts["order"] == 6 and facts["progress"] == 1 and "Found" in told
+    distances = [output[3]["distance"] for output in job.outputs() if output[3]]
+    assert distances == sorted(distances, reverse=True) and len(distances) > 3
+    return picture, recipe, facts
+
+
+def test_a_found_design_is_one_like_any_other(client, found):
+    picture, recipe, facts = found
+    seed = pixels(client.predict({"seed": 51, "order": 6}, 512, api_name="/draw"))
+    assert np.sqrt(((pixels(picture) - seed) ** 2).mean()) / 255 == pytest.approx(facts["distance"], abs=0.05)
+    assert facts["distance"] < 0.2
+    back = client.predict(handle_file(picture), api_name="/restore")
+    assert back == recipe and Path(picture).name == "sharingan-found.png"
+    assert Path(client.predict(back, 512, api_name="/draw")).read_bytes() == Path(picture).read_bytes()
+    varied = client.predict(recipe, 0.3, api_name="/vary")
+    assert varied[0]["caption"] == "from a picture" and len({pixels(one).tobytes() for one in varied}) == 8
+    _, mixed = client.predict(recipe, 9, ["palette"], api_name="/mix")
+    assert mixed["found"] == recipe["found"] and mixed["styles"] == {"palette": 9}
+    svg = client.predict(mixed, api_name="/svg")
+    assert client.predict(handle_file(svg), api_name="/restore") == mixed
+    film, *_ = client.predict([mixed, 9], seconds=0.2, api_name="/interpolate")
+    film = film["video"] if isinstance(film, dict) else film
+    assert client.predict(handle_file(film), api_name="/restore") == {**mixed, "output_size": 512}
+    with pytest.raises(AppError, match="In Z only plain seeds"):
+        client.predict([recipe, 9], seconds=0.2, space="z", api_name="/interpolate")
+    with pytest.raises(AppError, match="Found latents must be text"):
+        client.predict({**recipe, "found": recipe["found"][:-4]}, 256, api_name="/draw")
+
+
+def test_a_design_looks_out_of_an_eye(client, tmp_path):
+    from sharingan_hub.space.repair import to_image
+
+    drawn = draw_eye()
+    to_image(drawn.picture).save(tmp_path / "eye.png")
+    before = pixels(tmp_path / "eye.png")
+    placed, facts = client.predict(handle_file(tmp_path / "eye.png"), {"seed": 7}, api_name="/place_in_eye")
+    assert facts["found"] and facts["size"] == [256, 256]
+    assert facts["x"] * 256 == pytest.approx(drawn.center[0], abs=2)
+    assert facts["radius"] * 256 == pytest.approx(drawn.radius, abs=2)
+    lids, iris = drawn.lids.numpy(), drawn.iris.numpy()
+    assert np.array_equal(pixels(placed)[lids], before[lids])
+    assert np.abs(pixels(placed)[iris] - before[iris]).mean() > 20
+    assert (read_recipe(placed) or {})["seed"] == 7
+    Image.new("RGB", (200, 100), "tan").save(tmp_path / "plain.png")
+    nothing, facts = client.predict(handle_file(tmp_path / "plain.png"), {"seed": 7}, api_name="/place_in_eye")
+    assert facts == {"found": False, "size": [200, 100]}
+    assert np.array_equal(pixels(nothing), pixels(tmp_path / "plain.png"))
+    _, facts = client.predict(
+        handle_file(tmp_path / "plain.png"), {"seed": 7}, 0.25, 0.5, 0.3, api_name="/place_in_eye"
+    )
+    assert (facts["x"], facts["y"], facts["radius"]) == (0.25, 0.5, 0.3)
+
+
+def test_nasty_drawings_and_eyes_are_one_sentence(client, tmp_path):
+    for name, data in NASTY.items():
+        (tmp_path / name).write_bytes(data)
+        for api, rest in (("/invert", ()), ("/place_in_eye", ({"seed": 7},))):
+            with pytest.raises(AppError) as error:
+                client.predict(handle_file(tmp_path / name), *rest, api_name=api)
+            assert re.fullmatch(r"The (picture|eye) [^\n/]{10,150}\.", str(error.value)), error.value
+    Image.new("RGB", (99, 99)).save(tmp_path / "blank.png")
+    blank = handle_file(tmp_path / "blank.png")
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("/invert", {}, "all of one colour"),
+        ("/invert", {"order": 9}, "Order must be"),
+        ("/invert", {"kind": "cat"}, "Kind must be one of"),
+        ("/invert", {"steps": 10**6}, "Steps must be a whole number from 1 to 400"),
+        ("/place_in_eye", {"recipe": {"seed": 7}, "x": 0.5}, "X and y must both be given"),
+        ("/place_in_eye", {"recipe": {"seed": 7}, "x": 2, "y": 0.5}, "X must be a number from 0 to 1"),
+        ("/place_in_eye", {"recipe": {"seed": 7}, "x": 0.5, "y": 0.5, "radius": 9}, "Radius must be a number"),
+    ]
+    for api, inputs, sentence in wrong:
+        with pytest.raises(AppError, match=sentence):
+            client.predict(blank, api_name=api, **inputs)
 
 
 def test_files_of_the_server_are_not_read(url):
@@ -539,6 +624,49 @@ def test_visitor_repairs_and_recolours(page, tmp_path):
     with Image.open(save(page, "Download PNG", tmp_path)) as image:
         red, green, blue = image.resize((64, 64)).getpixel((32, 8))
     assert green > red + 30 and green > blue + 20
+
+
+def test_visitor_finds_a_design_and_stops_a_search(page, served, client):
+    open_tab(page, "From my drawing")
+    page.get_by_role("button", name="A sketch").click()
+    page.get_by_text("Ready: press Find it.").wait_for()
+    page.get_by_label("number input for Steps").fill("400")
+    page.get_by_role("button", name="Find it").click()
+    page.locator("#found-status", has_text=re.compile(r"\d%, difference 0\.\d+")).wait_for()
+    page.get_by_role("button", name="Cancel").locator("visible=true").click()
+    page.get_by_text("Stopped; this is the best so far").wait_for()
+    previews = len(list(served.rglob("image.png")))
+    client.predict(api_name="/generate")  # meanwhile it would have gone on
+    assert len(list(served.rglob("image.png"))) == previews
+    page.get_by_role("button", name="An eye").click()
+    page.get_by_text("Iris at 50% and 50%").wait_for()
+    page.locator("#placed img").click(position={"x": 10, "y": 20})
+    page.get_by_text(re.compile(r"Iris at \d% and \d% of")).wait_for()
+    page.get_by_role("button", name="Vary, pin and save it").click()
+    page.locator("#title h3", has_text="from a picture").wait_for()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    page.locator("#pinned .thumbnail-item img").wait_for()
+    page.get_by_role("button", name="Recipe, link, Python").click()
+    assert page.locator("#link textarea").input_value().startswith("Found from a picture, so too long for a link")
+    page.reload()
+    page.locator("#pinned .thumbnail-item").click()
+    page.locator("#title h3", has_text="from a picture").wait_for()
+
+
+def test_visitor_uploads_a_drawing(page, client, tmp_path):
+    open_tab(page, "From my drawing")
+    (tmp_path / "text.png").write_bytes(NASTY["text.png"])
+    page.locator("#drawing input[type=file]").set_input_files(tmp_path / "text.png")
+    page.get_by_text("The picture cannot be read: it is no whole PNG, JPEG or WebP.").wait_for()
+    page.locator("#drawing").get_by_role("button", name="Clear").click()
+    drawn = client.predict({"seed": 3}, 256, api_name="/draw")
+    page.locator("#drawing input[type=file]").set_input_files(drawn)
+    page.locator("#yours img").wait_for()
+    page.get_by_label("number input for Steps").fill("20")
+    page.get_by_role("button", name="Find it").click()
+    page.locator("#found-status b").wait_for(timeout=120_000)
+    page.get_by_role("button", name="Vary, pin and save it").click()
+    page.locator("#title h3", has_text="from a picture").wait_for()
 
 
 def test_visitor_loads_a_community_model_and_comes_back(page, hub):

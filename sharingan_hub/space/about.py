@@ -31,7 +31,9 @@ def tab(page: Page) -> Callable[..., Any]:
     def truncation(recipe: Any) -> list[tuple[str, str]]:
         one = replace(Recipe.read(recipe), output_size=GRID_SIZE)
         if one.found is not None:
-            raise problem("Truncation pulls a seed to the typical; this design was found from a picture and has no seed.")
+            raise problem(
+                "Truncation pulls a seed to the typical; this design was found from a picture and has no seed."
+            )
         with friendly():
             drawn = models.pictures([replace(one, truncation_psi=psi) for psi in STRIP])
         return [(path, f"{psi:g}") for (path, _), psi in zip(drawn, STRIP)]

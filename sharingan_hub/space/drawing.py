@@ -115,7 +115,7 @@ def tab(page: Page) -> None:
         """Where the iris is, for the next click and the slider."""
         if not facts["found"]:
             return [None, None, gr.skip(), "<b>No iris was found.</b> Click in its middle, then set its size."]
-        line = f"Iris at {facts['x']:.0%} and {facts['y']:.0%}. Click in its middle if it is somewhere else."
+        line = f"Iris at {facts['x']:.0%} and {facts['y']:.0%} of the picture. Click in its middle if it is somewhere else."
         return [facts["x"], facts["y"], facts["radius"], line]
 
     def click(facts: Any, event: gr.SelectData) -> list[float]:
@@ -124,12 +124,16 @@ def tab(page: Page) -> None:
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
             picture = gr.File(
-                label="A drawing or an emblem", file_types=["image"], height=150, elem_id="drawing", elem_classes="early"
+                label="A drawing or an emblem",
+                file_types=["image"],
+                height=150,
+                elem_id="drawing",
+                elem_classes="early",
             )
             with gr.Row(elem_classes=["actions", "early"]):
                 go = gr.Button("Find it", size="md", variant="primary")
                 cancel = gr.Button("Cancel", size="md", interactive=False, elem_id="cancel-invert")
-                try_sketch = gr.Button("Try a sketch", size="md")
+                try_sketch = gr.Button("A sketch", size="md")
             kind = gr.Radio(
                 [("Find out", "auto"), ("Drawing", "drawing"), ("Picture", "picture")], value="auto", label="It is a",
                 elem_classes="keys",
@@ -145,16 +149,18 @@ def tab(page: Page) -> None:
                     )
                     for label, name in (("Yours", "yours"), ("The model's", "found"))
                 )  # fmt: skip
-            status = gr.HTML("Upload a picture, or try a sketch.", elem_id="found-status", elem_classes="early")
-            keep = gr.Button("Vary, pin and save it in Generate", size="md", interactive=False, elem_classes="early")
+            status = gr.HTML(
+                "Upload a drawing or an emblem, or try a sketch.", elem_id="found-status", elem_classes="early"
+            )
+            keep = gr.Button("Vary, pin and save it", size="md", interactive=False, elem_classes="early")
             gr.Markdown(HELP, elem_classes=["hint", "late"])
     gr.Markdown("### Into an eye", elem_id="part")
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
             eye = gr.File(label="An eye", file_types=["image"], height=150, elem_id="eye-upload", elem_classes="early")
             with gr.Row(elem_classes=["actions", "early"]):
-                put = gr.Button("Place the chosen design", size="md", variant="primary")
-                try_eye = gr.Button("Try an eye", size="md")
+                put = gr.Button("Place the design", size="md", variant="primary")
+                try_eye = gr.Button("An eye", size="md")
             radius = gr.Slider(
                 SMALLEST_IRIS, LARGEST_IRIS, IRIS, step=0.005, label="Radius of the iris", elem_id="radius"
             )
@@ -164,9 +170,10 @@ def tab(page: Page) -> None:
                 format="png", show_label=False, label="The eye", interactive=False, buttons=["fullscreen"],
                 elem_id="placed", elem_classes=["stage", "early"],
             )  # fmt: skip
-            with gr.Row(elem_classes=["actions", "early"]):
-                where = gr.HTML("Upload an eye, or try one.", elem_id="where")
-                save_eye = gr.Button("Download PNG", size="md", elem_id="save-eye")
+            where = gr.HTML(
+                "Upload an eye, or try one: the chosen design goes in.", elem_id="where", elem_classes="early"
+            )
+            save_eye = gr.Button("Download PNG", size="md", elem_id="save-eye", elem_classes="early")
     x, y = gr.Number(None, label="x", visible=False), gr.Number(None, label="y", visible=False)
     recipe, facts, iris = gr.JSON(visible=False), gr.JSON(visible=False), gr.JSON(visible=False)
 
@@ -185,9 +192,7 @@ def tab(page: Page) -> None:
         show_progress="hidden",
     )  # fmt: skip
     made.failure(ready, None, [go, cancel], **here)
-    stopped = cancel.click(None, cancels=[made], api_visibility="private").then(
-        None, js=WAIT, api_visibility="private"
-    )
+    stopped = cancel.click(None, cancels=[made], api_visibility="private").then(None, js=WAIT, api_visibility="private")
     stopped = stopped.then(stopped_with, facts, [go, cancel, status], **here | {"preprocess": False})
     for ended in (made.success(ready, None, [go, cancel], **here), stopped):
         shown = ended.then(present, recipe, page.detail, **private | {"concurrency_id": "draw"})

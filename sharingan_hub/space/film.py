@@ -129,9 +129,7 @@ def plan(film: Film, pipe: SharinganPipeline) -> tuple[Any, Any]:
     if film.space == "z":
         psis = {recipe.truncation_psi for recipe in recipes}
         if len(psis) > 1 or any(r.variation is not None or r.styles or any(r.moves) or r.found for r in recipes):
-            raise problem(
-                "In Z only plain seeds of one truncation can be joined; choose W for all others."
-            )
+            raise problem("In Z only plain seeds of one truncation can be joined; choose W for all others.")
         orders = [int(order) for order in keyframes[:, -1, 0].tolist()] if order else None
         seeds = [recipe.seed for recipe in recipes]
         latents = interpolate_seeds(pipe, seeds, film.frames, psis.pop(), orders, spin=spin, **timing)

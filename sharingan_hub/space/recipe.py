@@ -195,7 +195,9 @@ class Recipe:
         model = pipe.generator_model
         ws = torch.from_numpy(_decode(self.found))[None]
         if ws.shape[1:] != (model.num_ws, model.w_dim):
-            raise problem("This design was found with a model of another shape; load that one in the Community tab first.")
+            raise problem(
+                "This design was found with a model of another shape; load that one in the Community tab first."
+            )
         ws = pipe.check_latents(ws, self.order, None)
         order = None
         if "order" in model.conditions:

@@ -79,7 +79,9 @@ def snippet(recipe: Recipe, models: Models) -> str:
 def film_snippet(film: Film, models: Models) -> str:
     """Code that makes a film of seeds; of other designs, the call of this page's API."""
     recipes = film.keyframes
-    plain = all(r.found is None and r.variation is None and not r.styles and not any(r.moves) and not r.palette for r in recipes)
+    plain = all(
+        r.found is None and r.variation is None and not r.styles and not any(r.moves) and not r.palette for r in recipes
+    )
     if not plain or film.space == "z" or film.turns:
         return "\n".join(
             (
