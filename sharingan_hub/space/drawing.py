@@ -133,7 +133,7 @@ def tab(page: Page) -> None:
             with gr.Row(elem_classes=["actions", "early"]):
                 go = gr.Button("Find it", size="md", variant="primary")
                 cancel = gr.Button("Cancel", size="md", interactive=False, elem_id="cancel-invert")
-                try_sketch = gr.Button("A sketch", size="md")
+                try_sketch = gr.Button("A sketch", size="md", elem_id="try-sketch")
             kind = gr.Radio(
                 [("Find out", "auto"), ("Drawing", "drawing"), ("Picture", "picture")], value="auto", label="It is a",
                 elem_classes="keys",
@@ -160,7 +160,7 @@ def tab(page: Page) -> None:
             eye = gr.File(label="An eye", file_types=["image"], height=150, elem_id="eye-upload", elem_classes="early")
             with gr.Row(elem_classes=["actions", "early"]):
                 put = gr.Button("Place the design", size="md", variant="primary")
-                try_eye = gr.Button("An eye", size="md")
+                try_eye = gr.Button("An eye", size="md", elem_id="try-eye")
             radius = gr.Slider(
                 SMALLEST_IRIS, LARGEST_IRIS, IRIS, step=0.005, label="Radius of the iris", elem_id="radius"
             )
