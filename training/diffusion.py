@@ -92,6 +92,7 @@ class DiffusionConfig:
 
     # What else the loop asks of a run: nothing of the kind happens here.
     teaching_steps: ClassVar[int] = 0
+    statistics_steps: ClassVar[int] = 0
     push_to_hub: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -292,7 +293,7 @@ class DiffusionTrainer(Trainer):
         self.averages.copy_to(unet.parameters())
         return unet
 
-    def _sample(self, count: int) -> Tensor:
+    def sample(self, count: int) -> Tensor:
         return denoise(self._averaged(), self.scheduler, self.noise[:count], PREVIEW_STEPS)
 
     def _export(self) -> None:
@@ -313,7 +314,7 @@ class DiffusionTrainer(Trainer):
         draft.rmdir()
         write_card(self.output)
         preview = self.output / "checkpoints" / "previews" / f"{self.step:08d}.png"
-        save_picture(picture_grid(self._sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
+        save_picture(picture_grid(self.sample(SAMPLE_COLUMNS), SAMPLE_COLUMNS), preview)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_the_network_learns_a_colour(tmp_path):
     """Pictures of one flat red: after a short run the samples are far nearer to it than at first."""
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
     ours = make(tmp_path, Pictures(red.expand(4, 3, 16, 16)), max_steps=60, learning_rate=3e-3)
-    before = (ours._sample(8) - red).abs().mean()
+    before = (ours.sample(8) - red).abs().mean()
     ours.train()
     assert (sample(tmp_path, 8, steps=10) - red).abs().mean() < 0.4 * before
 

@@ -568,9 +568,9 @@ def test_the_generator_learns_a_colour(tmp_path):
     pictures.images = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(4, 3, 16, 16).clone()
     ours = make(tmp_path, pictures, max_steps=120, learning_rate=1e-2, ema_decay=0.5)
     target = torch.tensor([1.0, -1.0, -1.0])
-    before = (ours._sample(32).mean(dim=(0, 2, 3)) - target).abs().mean()
+    before = (ours.sample(32).mean(dim=(0, 2, 3)) - target).abs().mean()
     ours.train()
-    after = (ours._sample(32).mean(dim=(0, 2, 3)) - target).abs().mean()
+    after = (ours.sample(32).mean(dim=(0, 2, 3)) - target).abs().mean()
     assert after < 0.4 * before
 
 

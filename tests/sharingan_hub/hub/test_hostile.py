@@ -358,6 +358,8 @@ def put(folder: Path, files: Files) -> None:
     folder.mkdir()
     for name, data in files.items():
         path = folder / name
+        if any(str(parent) in files for parent in Path(name).parents):
+            continue  # two attacks at once: nothing can lie below a link or a file
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, Link):
             path.symlink_to(data.target)
