@@ -255,8 +255,8 @@ def test_samples_are_shown_by_seed(tmp_path):
 
 
 ENDPOINTS = [
-    "about", "discover", "draw", "explore", "generate", "interpolate", "load", "mix", "nearest", "recolor", "repair",
-    "restore", "spin", "svg", "truncation", "vary",
+    "about", "discover", "draw", "explore", "generate", "interpolate", "invert", "load", "mix", "nearest", "place_in_eye",
+    "publish", "recolor", "repair", "restore", "spin", "stop_training", "svg", "train", "truncation", "vary",
 ]  # fmt: skip
 
 
