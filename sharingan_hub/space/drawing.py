@@ -10,7 +10,7 @@ import gradio as gr
 from . import examples
 from .checks import check_choice, check_number, check_whole, friendly, problem
 from .models import MOST_SECONDS
-from .page import DOWNLOAD, WAIT, Page, endpoint
+from .page import DOWNLOAD, WAIT, Page, endpoint, progress_bar
 from .recipe import MAX_ORDER, Recipe, found_text, read_order
 from .repair import read_picture, save, to_image, to_tensor
 
@@ -221,12 +221,9 @@ def tab(page: Page) -> None:
 
 
 def bar(progress: float, distance: float | None) -> str:
-    """How far the search is, to be seen and heard."""
+    """How far the search is."""
     near = "Looking at seeds" if distance is None else f"{progress:.0%}, difference {distance:.3f}"
-    return (
-        f'<label class="bar">{near}'
-        f'<progress max="1" value="{progress:.3f}" aria-label="Share of the search that is done"></progress></label>'
-    )
+    return progress_bar(near, progress, 1, "Share of the search that is done")
 
 
 def told(facts: dict[str, Any], ended: str) -> str:

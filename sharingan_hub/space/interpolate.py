@@ -9,7 +9,7 @@ import gradio as gr
 
 from .checks import friendly
 from .film import EASINGS, LOOPS, MAX_SIZE, Film, render, thumbnail
-from .page import DOWNLOAD, GRID_SIZE, WAIT, Page, emblems, endpoint, read_pins
+from .page import DOWNLOAD, GRID_SIZE, WAIT, Page, emblems, endpoint, progress_bar, read_pins
 from .recipe import SIZES, Recipe
 from .snippet import film_snippet
 
@@ -160,8 +160,5 @@ def tab(page: Page) -> None:
 
 
 def bar(count: int, total: int) -> str:
-    """How far a film is, to be seen and heard."""
-    return (
-        f'<label class="bar">Frame {count} of {total}'
-        f'<progress max="{total}" value="{count}" aria-label="Frames drawn"></progress></label>'
-    )
+    """How far a film is."""
+    return progress_bar(f"Frame {count} of {total}", count, total, "Frames drawn")

@@ -122,6 +122,12 @@ def heading(recipe: Recipe) -> str:
     return f"### {recipe.title}{order}{palette}"
 
 
+def progress_bar(text: str, value: float, most: float, what: str = "") -> str:
+    """How far a piece of work is, to be seen and heard. what: its name for screen readers, where `text` is none."""
+    name = f' aria-label="{what}"' if what else ""
+    return f'<label class="bar">{text}<progress max="{most:g}" value="{value:g}"{name}></progress></label>'
+
+
 def pretty(value: Any) -> str:
     """JSON to be read."""
     return json.dumps(value, indent=2)

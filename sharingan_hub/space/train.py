@@ -24,7 +24,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from .checks import check_flag, check_number, friendly, problem
-from .page import DOWNLOAD, Page, endpoint
+from .page import DOWNLOAD, Page, endpoint, progress_bar
 from .repair import read_picture
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def tab(page: Page) -> None:
         forget(session)
         training = visits[session] = Training()
         try:
-            yield shown(bar("Getting ready", 0, 1))
+            yield shown(progress_bar("Getting ready", 0, 1))
             folder = Path(training.folder.name) / "model"
             with friendly():
                 last, report, pairs = yield from trained(images, limit, training)
@@ -261,7 +261,7 @@ def trained(
         image.save(folder / "pictures" / f"{number:02}.png")
     with ThreadPoolExecutor(1, "train", initializer=step_back) as pool:
         trainer = pool.submit(prepare, folder, minutes).result()
-        yield shown(bar("Step 0", 0, 1), pool.submit(preview, trainer).result())
+        yield shown(progress_bar("Step 0", 0, 1), pool.submit(preview, trainer).result())
         history: list[Mapping[str, float]] = []
         told = pictured = time.monotonic()
         with closing(trainer.steps()) as steps:
@@ -279,7 +279,7 @@ def trained(
                 if training.left:
                     raise problem("Stopped, as the page was left.")
         last = pool.submit(preview, trainer).result()
-        yield shown(bar("Measuring what it learnt", 1, 1), last)
+        yield shown(progress_bar("Measuring what it learnt", 1, 1), last)
         measured = pool.submit(measure, folder).result()
         shutil.rmtree(folder / "model" / "checkpoints")  # for going on from, which nobody can here
     return last, *measured
@@ -389,7 +389,7 @@ def progress(trainer: Any, history: list[Mapping[str, float]]) -> str:
         if any(name in row for row in history)
     )
     text = f"Step {trainer.step} · {left // 60:.0f}:{left % 60:02.0f} left"
-    return bar(text, done, done + left) + f'<div class="curves">{curves}</div>'
+    return progress_bar(text, done, done + left) + f'<div class="curves">{curves}</div>'
 
 
 def curve(label: str, values: list[float]) -> str:
@@ -405,11 +405,6 @@ def curve(label: str, values: list[float]) -> str:
         f'<figure><svg viewBox="0 0 100 30" preserveAspectRatio="none" aria-hidden="true"><polyline points="{points}"/></svg>'
         f"<figcaption>{label} {means[-1]:.3f}</figcaption></figure>"
     )
-
-
-def bar(text: str, value: float, most: float) -> str:
-    """How far it is, to be seen and heard."""
-    return f'<label class="bar">{text}<progress max="{most:.1f}" value="{value:.1f}"></progress></label>'
 
 
 def linked(url: str) -> str:
