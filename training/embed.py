@@ -4,7 +4,8 @@
 
 --default is the adapted model, which becomes `embedded/default` and, as an adapter of `embedded/source`,
 model_cards/adapter-sharingan15. --source replaces its base, `embedded/source`; --stylegan2 the StyleGAN2 source model,
-model_cards/stylegan2-source. What a card says beside the facts of report.json stands in model_cards/NAME.md.
+model_cards/stylegan2-source; --adapted NAME RUN any other adapted model, model_cards/NAME. What a card says beside the facts of
+report.json stands in model_cards/NAME.md.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 
 from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.cards import public_report, write_card
+from sharingan_hub.checkpoints import ticket
 from sharingan_hub.checkpoints.adapters import make_adapter
 from training.checkpoints import emblem_grid, write_json
 from training.data import load_pictures
@@ -60,6 +62,8 @@ def embed(folder: Path, target: Path, report: dict[str, Any], truncation_psi: fl
     target.mkdir(parents=True)
     pipe.save_pretrained(target)
     write_json(report, target / "report.json")
+    if (folder / ticket.FILE).is_file():
+        shutil.copy(folder / ticket.FILE, target / ticket.FILE)
     samples = target / "samples"
     samples.mkdir()
     pictures: Any = pipe(seeds=SAMPLE_SEEDS, output_size=SAMPLE_SIZE)
@@ -99,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--default", type=Path, help="the adapted run")
     parser.add_argument("--source", type=Path, help="the source model's run, the last where it took several")
     parser.add_argument("--stylegan2", type=Path, help="the StyleGAN2 source model's run, likewise")
+    parser.add_argument("--adapted", nargs=2, metavar=("NAME", "RUN"), help="a model of model_cards/, and its run")
     options = parser.parse_args(arguments)
-    if not (options.default or options.source or options.stylegan2):
-        parser.error("give --default, --source, --stylegan2, or several of them")
+    if not (options.default or options.source or options.stylegan2 or options.adapted):
+        parser.error("give --default, --source, --stylegan2, --adapted, or several of them")
     cards, embedded = ROOT / "model_cards", ROOT / "sharingan_hub" / "embedded"
     sources = (
         (options.stylegan2, cards / "stylegan2-source", cards / "stylegan2-source.md"),
@@ -112,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             embed(run, place, full_report(run, words), truncation_psi=1.0)
             shutil.copytree(run / "discriminator", place / "discriminator")
             write_card(place)
+    if options.adapted is not None:
+        name, run = options.adapted[0], Path(options.adapted[1])
+        embed(run, cards / name, full_report(run, cards / f"{name}.md"), truncation_psi=0.7)
     if options.default is None:
         return
 

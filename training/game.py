@@ -39,7 +39,7 @@ from training.discriminators.patch import PatchHead
 from training.emblems import render
 from training.fisher import Consolidation, Filters, information
 from training.objectives import OBJECTIVES
-from training.radial_statistics import radial_statistics, statistics_loss
+from training.radial_statistics import Wanted, statistics_loss, wanted_of
 from training.regularizers import r1
 from training.sampling import Latents, draw_latents, generate, real_indices, seeded, takes_noise, turn
 from training.symmetry import asymmetry
@@ -180,10 +180,10 @@ class Game:
         self.d_optimizer = self._adam(self.d_weights, d_rate, lazy, [1.0] * len(self.d_weights))
 
         self.consolidation = Consolidation(self.g_weights) if config.ewc_weight > 0 else None
-        self.statistics: tuple[Tensor, ...] | None = None  # of the real pictures
+        self.statistics: Wanted | None = None  # of the real pictures
         if config.statistics_weight > 0:
             some = dataset.batch(range(min(len(dataset), MOST_STATISTICS)))[0]
-            self.statistics = radial_statistics(some.to(self.device))
+            self.statistics = wanted_of(some.to(self.device))
         choosing = config.fisher_freeze < 1 or config.fisher_zero > 0
         self.filters = [Filters(self.generator), Filters(self.discriminator)] if choosing else []
 

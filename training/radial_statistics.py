@@ -10,6 +10,7 @@ which is 0 for equal distributions alone: copies of one picture are far from it.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,10 +20,22 @@ from training.correspondence import GROUP
 
 RADII, FINE, ANGLES, PARTS = 24, 3, 48, 8
 AROUND, EXTREMES = 9, 8
+STRANGEST = (1 / 18, 1 / 9, 2 / 9, 4 / 9)  # shares of the pixels
+STRANGE = 0.2  # weight: gradients of a few pixels are steep, and a motif must not vanish because of its colour
+LEVELS, MOST_COLORS = (24, 16, 12, 8), 1024
 
 
-def radial_statistics(images: Tensor) -> tuple[Tensor, ...]:
-    """Three descriptions of pictures (N,3,S,S), none of which a turn changes.
+def circles_of(images: Tensor) -> Tensor:
+    """Pictures (N,3,S,S) -> their values along circles, (N, 3, RADII * FINE, ANGLES)."""
+    half = images.shape[2] / 2
+    count = RADII * FINE
+    radii = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) * (half / count)
+    angles = torch.arange(ANGLES, device=images.device, dtype=images.dtype) * (2 * math.pi / ANGLES)
+    return to_polar(images, radii, angles)
+
+
+def radial_statistics(circles: Tensor) -> tuple[Tensor, ...]:
+    """Three descriptions of pictures, none of which a turn changes; of what `circles_of` returns.
 
     Which colours lie at each radius: each channel's values along a circle, from the lowest to the highest, in means of PARTS
     equal parts, over RADII radii: (N, 3 * RADII * PARTS). Differences are Wasserstein distances circle by circle.
@@ -32,11 +45,6 @@ def radial_statistics(images: Tensor) -> tuple[Tensor, ...]:
     Where motifs stand and how much room they take, whatever the colours: how far a circle's colours are from its median
     colour, in parts like the first: (N, RADII * PARTS).
     """
-    count = RADII * FINE
-    half = images.shape[2] / 2
-    radii = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) * (half / count)
-    angles = torch.arange(ANGLES, device=images.device, dtype=images.dtype) * (2 * math.pi / ANGLES)
-    circles = to_polar(images, radii, angles)
     away = (circles - circles.median(dim=3, keepdim=True).values).square().sum(dim=1, keepdim=True).add(1e-6).sqrt()
     parts, motifs = (some.sort(dim=3).values.unflatten(3, (PARTS, -1)).mean(dim=4) for some in (circles, away))
     colors, motifs = (some.unflatten(2, (RADII, FINE)).mean(dim=3) for some in (parts, motifs))
@@ -47,17 +55,60 @@ def radial_statistics(images: Tensor) -> tuple[Tensor, ...]:
     return colors.flatten(1), rings.flatten(1), motifs.flatten(1)
 
 
+def strangeness(circles: Tensor, colors: Tensor) -> Tensor:
+    """How far the strangest pixels' colours are from the nearest of `colors` (M,3): means over shares of them, (N, 4).
+
+    A small motif of a colour that no training picture has weighs little in all the other statistics.
+    """
+    points = circles[:, :, FINE // 2 :: FINE, ::2].flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        near = colors[torch.cdist(points, colors.expand(len(points), -1, -1)).argmin(dim=2)]
+    far = ((points - near).square().sum(dim=2) + 1e-6).sqrt().sort(dim=1, descending=True).values
+    return torch.stack([far[:, : round(share * far.shape[1])].mean(dim=1) for share in STRANGEST], dim=1) * STRANGE
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What fakes are matched to.
+
+    Args:
+        statistics: `radial_statistics` of the training pictures, and how strange each one's colours are beside the others'.
+        colors: of all of them, (M, 3) in [-1, 1].
+    """
+
+    statistics: tuple[Tensor, ...]
+    colors: Tensor
+
+
+def wanted_of(pictures: Tensor) -> Wanted:
+    """What fakes are matched to, of training pictures (N,3,S,S) in [-1,1]."""
+    circles = circles_of(pictures)
+    for levels in LEVELS:
+        steps = ((circles + 1) * ((levels - 1) / 2)).round()
+        own = [colors.flatten(1).t().unique(dim=0) * (2 / (levels - 1)) - 1 for colors in steps]
+        colors = torch.cat(own).unique(dim=0)
+        if len(colors) <= MOST_COLORS:
+            break
+    strange = [
+        strangeness(circles[i : i + 1], torch.cat([*own[:i], *own[i + 1 :]] or own).unique(dim=0))
+        for i in range(len(own))
+    ]
+    return Wanted((*radial_statistics(circles), torch.cat(strange)), colors)
+
+
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """Root mean square differences (N,M) of rows of (N,F) and (M,F), safe to differentiate where they are 0."""
     return ((x[:, None] - y).square().mean(dim=2) + 1e-8).sqrt()
 
 
-def statistics_loss(fakes: Tensor, real: tuple[Tensor, ...]) -> Tensor:
-    """Each fake's share (N,) of the energy distances to `real`, less the terms that are the real pictures' own.
+def statistics_loss(fakes: Tensor, wanted: Wanted) -> Tensor:
+    """Each fake's share (N,) of the energy distances to what is wanted, less the terms that are the real pictures' own.
 
-    fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP. real: radial_statistics of the training pictures.
+    fakes: (N,3,S,S) in [-1,1], N a multiple of GROUP.
     """
-    return torch.stack([energy(own, wanted) for own, wanted in zip(radial_statistics(fakes), real)]).sum(dim=0)
+    circles = circles_of(fakes)
+    own = (*radial_statistics(circles), strangeness(circles, wanted.colors))
+    return torch.stack([energy(some, real) for some, real in zip(own, wanted.statistics)]).sum(dim=0)
 
 
 def energy(own: Tensor, real: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from training.adapt import AdaptConfig, freeze_parts
 from training.checkpoints import list_checkpoints
 from training.correspondence import correspondence_loss, draw_layers, recorded, style_layers
 from training.discriminators import StyleGAN2Discriminator
-from training.radial_statistics import radial_statistics, statistics_loss
+from training.radial_statistics import statistics_loss, wanted_of
 from training.sampling import draw_latents, generate, seeded
 from training.symmetry import asymmetry
 from training.trainer import Trainer
@@ -395,7 +395,7 @@ def test_radial_statistics_come_near_where_they_have_weight(make, family):
         ours = make(family, statistics_weight=weight, r1_gamma=0.0, learning_rate=0.01)
         values = take(ours, 12)
         assert ("statistics" in values[0]) == (weight > 0)
-        real = radial_statistics(ours.dataset.batch(range(5))[0])
+        real = wanted_of(ours.dataset.batch(range(5))[0])
         fakes = generate(ours.generator, draw_latents(ours.generator, 64, 7, 0), 16)
         ends[weight] = float(statistics_loss(fakes.detach(), real).mean())
     assert ends[100.0] < ends[0.0] - 0.02
@@ -409,7 +409,7 @@ def test_matching_learns_the_statistics_and_nothing_about_the_discriminator(fold
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"generator_model"}
     data = train.load_data(AdaptConfig(**settings(folder, family, tmp_path / "data")))
-    real = radial_statistics(data.batch(range(5))[0])
+    real = wanted_of(data.batch(range(5))[0])
     far, near = (
         float(statistics_loss(torch.from_numpy(pipe(**draw).images.transpose(0, 3, 1, 2)) * 2 - 1, real).mean())
         for draw in [{"seeds": range(64), "truncation_psi": 1.0, "output_type": "np"}]

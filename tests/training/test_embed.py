@@ -119,7 +119,17 @@ def test_nothing_to_embed_is_told(capsys):
     assert "--default" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["radial-sharingan15", "radial-source", "stylegan2-source", "adapter-sharingan15"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "radial-sharingan15",
+        "radial-source",
+        "stylegan2-source",
+        "adapter-sharingan15",
+        "ticket-sharingan15",
+        "stylegan2-sharingan15",
+    ],
+)
 def test_the_words_of_a_card_are_all_there(name):
     text = (ROOT / "model_cards" / f"{name}.md").read_text()
     words = embed.card_words(ROOT / "model_cards" / f"{name}.md")

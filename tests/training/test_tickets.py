@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sharingan_hub import RadialGenerator, SharinganPipeline
+from training import trainer
 from training.discriminators import StyleGAN2Discriminator
 from training.experiments import tickets
 from training.metrics import Estimate
@@ -68,6 +69,7 @@ def test_the_command_writes_cells_table_and_figure(searched, tmp_path, monkeypat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rate: 0.01\nmax_steps: 100\nbatch_size: 4\n")
     monkeypatch.setattr(tickets, "measure_with", lambda *settings: brightness)
+    monkeypatch.setattr(trainer, "now", trainer.now)  # the command sets it, and the test puts it back
     flags = ["--searches", str(searched), "--recipe", str(recipe), "--train_data", str(tmp_path / "pictures")]
     flags += ["--seeds", "0", "--minutes", "1e-6", "--resolution", "16"]
     tickets.main([*flags, "--results", str(tmp_path / "results"), "--work_dir", str(tmp_path / "work")])

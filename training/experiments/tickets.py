@@ -4,9 +4,9 @@
     python -m training.experiments.tickets --searches runs/prune_radial
 
 Each round of a search (training/prune.py) is adapted to the few-shot set with its mask held, by one recipe and on one budget,
-once for each seed; round 0 is the dense model, which was trained on as long as the tickets were. A result is a small JSON
-file, so that the figure resumes and grows. Several searches, such as one with `--criterion random`, are drawn as several
-lines.
+once for each seed; round 0 is the dense model, which was trained on as long as the tickets were. Minutes are of computing time,
+so that what else the machine does changes no result. A result is a small JSON file, so that the figure resumes and grows.
+Several searches, such as one with `--criterion random`, are drawn as several lines.
 """
 
 import argparse
@@ -14,12 +14,13 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharingan_hub import SharinganPipeline, hub
-from training import evaluate
+from training import evaluate, trainer
 from training.checkpoints import write_json
 from training.experiments.few_shot_report import COLUMNS, combined
 from training.experiments.few_shot_report import table as markdown
@@ -31,7 +32,7 @@ logger = logging.getLogger("training.tickets")
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "tickets"
-RECIPE = ROOT / "training" / "recipes" / "adapt_finetune.yaml"
+RECIPE = ROOT / "training" / "recipes" / "adapt_default.yaml"
 TRAIN_DATA = ROOT / "training" / "data" / "sharingan15"
 SHOWN = ("kid", "recall", "copying")
 
@@ -139,11 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the adaptation")
     parser.add_argument("--train_data", default=str(TRAIN_DATA))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=3.0, help="of each adaptation")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of one core, for each adaptation")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--reference_samples", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, help="CPU threads of the adaptation")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results, table and figure go")
     parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / "tickets")
     options = parser.parse_args(arguments)
@@ -152,12 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     import yaml
 
+    trainer.now = time.process_time
     settings = yaml.safe_load(options.recipe.read_text()) | {
         "train_data": options.train_data,
         "resolution": options.resolution,
         "max_steps": None,
         "max_minutes": options.minutes,
-        "threads": options.threads,
+        "threads": 1,
         "sample_every": 10**9,
         "checkpointing_steps": 10**9,
         "report_to": "none",
