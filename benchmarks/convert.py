@@ -70,8 +70,7 @@ def write_tensorflow(path: Path) -> None:
 def write_rosinality(path: Path, legacy: bool = False) -> None:
     """rosinality's program."""
     networks = {
-        kind: writers.state_dict({name: torch.randn(shape) for name, shape in shapes()})
-        for kind in ("g", "d", "g_ema")
+        kind: writers.state_dict({name: torch.randn(shape) for name, shape in shapes()}) for kind in ("g", "d", "g_ema")
     }
     writers.save_torch(path, {**networks, "args": argparse.Namespace(size=256)}, legacy)
 
@@ -87,7 +86,9 @@ def measure(write: Callable[[Path], None], repeats: int = 3) -> None:
             done = subprocess.run([sys.executable, "-c", WORK, path], check=True, capture_output=True, text=True)
             runs.append([float(number) for number in re.findall(r"[\d.]+", done.stdout)])
     seconds, memory = (statistics.median(column) for column in zip(*runs))
-    print(f"| {write.__doc__} | {size / 2**20:.0f} MiB | {seconds:.2f} s | {memory / size:.2f} x its size |", flush=True)
+    print(
+        f"| {write.__doc__} | {size / 2**20:.0f} MiB | {seconds:.2f} s | {memory / size:.2f} x its size |", flush=True
+    )
 
 
 def main() -> None:

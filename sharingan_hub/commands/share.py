@@ -24,13 +24,19 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     publish.add_argument("--create-pr", action="store_true", help="propose the changes as a pull request")
     publish.add_argument("--revision", metavar="BRANCH", help="made if missing (default: main)")
 
-    info = command("info", "say what a model is", "sharingan info someone/their-sharingan")
+    info = command(
+        "info",
+        "say what a model is, or what an old checkpoint holds",
+        "sharingan info someone/their-sharingan\n  sharingan info stylegan2-ffhq-config-f.pkl",
+        "Nothing that a pickle holds is run.",
+    )
     info.set_defaults(run=_info)
     info.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
-        help="local folder or Hub id (default: the model that came with the package)",
+        help="local folder, Hub id, or a pickle or .pt file of an old StyleGAN2 program "
+        "(default: the model that came with the package)",
     )
 
 
@@ -48,6 +54,11 @@ def _publish(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    if arguments.model is not None and Path(arguments.model).is_file():
+        from sharingan_hub.convert.contents import describe
+
+        _print(describe(arguments.model))
+        return
     from sharingan_hub import cli
     from sharingan_hub.checkpoints.adapters import is_adapter
     from sharingan_hub.checkpoints.strict import printable
@@ -56,8 +67,13 @@ def _info(arguments: argparse.Namespace) -> None:
     folder = locate(arguments.model, with_weights=False)
     facts = {"model": printable(cli._model_name(arguments.model), 200)}
     facts |= _adapter_facts(folder) if is_adapter(folder) else _generator_facts(folder)
-    for name, value in {**facts, **_card_facts(folder)}.items():
-        print(f"{name + ':':<12}{value}")
+    _print({**facts, **_card_facts(folder)})
+
+
+def _print(facts: dict[str, str]) -> None:
+    """Names and values in two columns."""
+    for name, value in facts.items():
+        print(f"{name + ':':<12}" + value.replace("\n", "\n" + " " * 12))
 
 
 def _generator_facts(folder: Path) -> dict[str, str]:

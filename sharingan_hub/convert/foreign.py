@@ -73,7 +73,7 @@ class Budget:
         view_bytes: of all tensors together, if no two shared their memory.
     """
 
-    opcodes: int = 500_000
+    opcodes: int = 250_000
     text: int = 2**25
     tensors: int = 20_000
     view_bytes: int = 0
@@ -149,7 +149,7 @@ def _array(arguments: Arguments, budget: Budget) -> Any:
 
 def _filled(state: Any, budget: Budget) -> Any:
     match state:
-        case (1, tuple(shape), np.dtype() as dtype, bool(fortran), data):
+        case (1, tuple(shape), np.dtype() as dtype, int(fortran), data):
             return _from_buffer((data, dtype, shape, "F" if fortran else "C"), budget)
 
 

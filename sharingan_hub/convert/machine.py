@@ -84,7 +84,7 @@ class Stream:
         return Stream(self._file, count, self.budget)
 
 
-CODES: dict[str, Any] = {opcode.code: opcode for opcode in pickletools.opcodes}
+CODES: dict[bytes, Any] = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 # Opcodes with raw bytes, and what reads how many these are.
 BLOBS: dict[str, Callable[[Any], int]] = {
     "SHORT_BINBYTES": pickletools.read_uint1,
@@ -166,7 +166,7 @@ class Machine:
         stream, budget = self._stream, self._stream.budget
         while True:
             budget.spend_opcode()
-            code = CODES.get(stream.read(1).decode("latin1"))
+            code = CODES.get(stream.read(1))
             name = code.name if code else "that does not exist"
             if name == "STOP":
                 value = self._stack.pop()

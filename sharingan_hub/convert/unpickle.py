@@ -218,7 +218,15 @@ def _read_zip(file: BinaryIO, size: int, budget: Budget) -> Any:
             return _read_archive(archive, size, budget)
     except ConversionError:
         raise
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise ConversionError(f"is a damaged zip archive: {printable(str(error), 100)}") from error
 
 
@@ -292,16 +300,13 @@ def _check(value: Any) -> None:
         if isinstance(container, LEAVES) or id(container) in done:
             continue
         parts = _parts(container)
+        if not parts:
+            continue
+        depth, count = len(inside), 0
         if is_leaving:
-            counted = [done.get(id(part), (0, 1)) for part in parts]
-            depth = 1 + max((depth for depth, _ in counted), default=0)
-            count = 1 + sum(count for _, count in counted)
-            if depth > MAX_DEPTH or count > MAX_VALUES:
-                raise ConversionError(
-                    f"is nested more than {MAX_DEPTH} deep"
-                    if depth > MAX_DEPTH
-                    else f"holds more than {MAX_VALUES} values, most of them the same"
-                )
+            below = [done.get(id(part), (0, 1)) for part in parts]
+            depth = 1 + max((depth for depth, _ in below), default=0)
+            count = 1 + sum(count for _, count in below)
             done[id(container)] = depth, count
             inside.remove(id(container))
         elif id(container) in inside:
@@ -310,6 +315,10 @@ def _check(value: Any) -> None:
             inside.add(id(container))
             todo.append((container, True))
             todo.extend((part, False) for part in parts)
+        if depth > MAX_DEPTH:
+            raise ConversionError(f"is nested more than {MAX_DEPTH} deep, which no checkpoint is")
+        if count > MAX_VALUES:
+            raise ConversionError(f"holds more than {MAX_VALUES} values, most of them the same")
 
 
 def _parts(container: Any) -> list[Any]:
