@@ -33,15 +33,18 @@ def describe(path: str | os.PathLike[str]) -> dict[str, str]:
         ConversionError: it is something else, damaged or hostile, in one sentence.
     """
     value = read(path)
+    parts = _parts(value)
     inside = list(_walk(value))
     options = dict(_options(inside))
     facts = {
         "file": printable(Path(path).name, 200),
-        "holds": "\n".join(_listed([_summary(name, part) for name, part in _parts(value)])),
+        "holds": "\n".join([_summary(name, part) for name, part in parts[:MAX_LISTED]] + _more(parts)),
         "classes": _counted(item.name for item in inside if isinstance(item, Record)),
         "shapes": _counted(" x ".join(map(str, item.shape)) or "one number" for item in inside if _is_tensor(item)),
         "resolution": _resolution(options, inside),
-        "options": printable(", ".join(f"{name}={value}" for name, value in options.items()), MAX_OPTIONS),
+        "options": printable(
+            ", ".join(f"{printable(name)}={printable(str(value))}" for name, value in options.items()), MAX_OPTIONS
+        ),
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -89,15 +92,14 @@ def _summary(name: str, part: Any) -> str:
     return f"{printable(name)}: {printable(kind)}{held}"
 
 
-def _listed(texts: list[str]) -> list[str]:
-    more = len(texts) - MAX_LISTED
-    return texts[:MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
+def _more(texts: list[Any]) -> list[str]:
+    return [f"and {len(texts) - MAX_LISTED} more"] if len(texts) > MAX_LISTED else []
 
 
 def _counted(texts: Iterator[str]) -> str:
     """Texts with how often they come, the commonest first."""
-    counts = Counter(texts)
-    return ", ".join(_listed([f"{printable(text)} ({count})" for text, count in counts.most_common()]))
+    counts = Counter(texts).most_common()
+    return ", ".join([f"{printable(text)} ({count})" for text, count in counts[:MAX_LISTED]] + _more(counts))
 
 
 def _options(inside: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from sharingan_hub.checkpoints.strict import printable
 from sharingan_hub.convert.errors import ConversionError
 
 MAX_DIMENSIONS = 8
-MAX_EXTENT = 2**32  # of one dimension or of all together, where some have length 0
+MAX_EXTENT = 2**32
 
 
 @dataclass(slots=True)
@@ -101,11 +101,9 @@ class Budget:
 
 
 def _whole(numbers: tuple[Any, ...]) -> bool:
-    """Whether numbers are a shape or strides that a file of ours can have."""
-    return (
-        len(numbers) <= MAX_DIMENSIONS
-        and all(type(number) is int and 0 <= number <= MAX_EXTENT for number in numbers)
-        and math.prod(max(number, 1) for number in numbers) <= MAX_EXTENT
+    """Whether numbers are a shape or strides as a file of ours may have."""
+    return len(numbers) <= MAX_DIMENSIONS and all(
+        type(number) is int and 0 <= number <= MAX_EXTENT for number in numbers
     )
 
 

@@ -149,7 +149,7 @@ class Machine:
         """
         try:
             value = self._run()
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             if not self._unknown:
                 if isinstance(error, ConversionError):
                     raise
@@ -196,7 +196,8 @@ class Machine:
         self._stack.append(value)
 
     def _blob(self, count: int) -> None:
-        if self._load_nested and self._stack and self._stack[-1] == LOAD_FROM_BYTES:
+        top = self._stack[-1] if self._stack else None
+        if self._load_nested and isinstance(top, Name) and top == LOAD_FROM_BYTES:
             self._stack.append(self._load_nested(self._stream.part(count)))
         else:
             self._stack.append(self._stream.blob(count))

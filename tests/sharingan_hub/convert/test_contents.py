@@ -77,6 +77,12 @@ def test_info_lists_only_so_much_and_nothing_that_steers_a_terminal(tmp_path, ca
     assert "\x1b" not in out and "\nlicence" not in out
 
 
+def test_info_cuts_long_options(tmp_path, capsys):
+    options = argparse.Namespace(**{f"option{index}": "y" * 10**6 for index in range(20)})
+    options = told(capsys, writers.save_torch(tmp_path / "x", {"args": options}))["options"]
+    assert options.startswith("option0=yyy") and ", option3=yyy" in options and len(options) <= 600
+
+
 def test_info_names_what_a_hostile_file_asks_for_and_runs_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = [call("builtins", "exec", text(TOUCH)), name("os", "system"), name("collections", "OrderedDict")]

@@ -177,6 +177,12 @@ def test_an_ordered_dictionary_of_python_2(tmp_path):
     assert read(tmp_path / "x") == {"a": 1}
 
 
+def test_bytes_after_an_array_or_a_tensor(tmp_path):
+    content = [np.ones(2), b"bytes", torch.ones(2), b"more"]
+    found = read(writers.pickle_foreign(tmp_path / "x", content))
+    assert same(found, [np.ones(2), bytearray(b"bytes"), torch.ones(2), bytearray(b"more")])
+
+
 def test_tensors_can_be_written_to_and_outlive_the_file(tmp_path):
     for legacy in (False, True):
         path = writers.save_torch(tmp_path / "x", {"a": torch.ones(3)}, legacy)
