@@ -73,7 +73,7 @@ class Budget:
         view_bytes: of all tensors together, if no two shared their memory.
     """
 
-    opcodes: int = 250_000
+    opcodes: int = 200_000
     text: int = 2**25
     tensors: int = 20_000
     view_bytes: int = 0

@@ -246,7 +246,7 @@ def _read_archive(archive: zipfile.ZipFile, size: int, budget: Budget) -> Any:
     if f"{root}constants.pkl" in entries:
         raise ConversionError("is a TorchScript program and no checkpoint of weights")
 
-    def take(name: str, memory: memoryview) -> None:
+    def take(name: str, memory: memoryview) -> None:  # at the end of an entry zipfile compares its checksum
         with archive.open(entries[name]) as source:
             start = 0
             while start < len(memory):
@@ -255,7 +255,6 @@ def _read_archive(archive: zipfile.ZipFile, size: int, budget: Budget) -> Any:
                     raise EOFError("it ends early")
                 memory[start : start + len(piece)] = piece
                 start += len(piece)
-            source.read(1)  # at the end zipfile compares the checksums
 
     def allocate(key: str, length: int) -> Tensor:
         name = f"{root}data/{key}"

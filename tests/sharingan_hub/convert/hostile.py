@@ -204,8 +204,8 @@ def bombs() -> Iterator[Hostile]:
     yield Hostile("a million names", whole(op.NONE + op.MEMOIZE * million), "opcodes")
     yield Hostile("a far name", whole(op.NONE + op.LONG_BINPUT + b"\xff\xff\xff\xff"), None)
     yield Hostile("a name that is missing", whole(op.LONG_BINGET + b"\xff\xff\xff\xff"), "damaged")
-    yield Hostile("deep lists", whole(op.EMPTY_LIST * 120_000 + op.APPEND * 119_999), "deep")
-    yield Hostile("deep tuples", whole(op.NONE + op.TUPLE1 * 200_000), "deep")
+    yield Hostile("deep lists", whole(op.EMPTY_LIST * 90_000 + op.APPEND * 89_999), "deep")
+    yield Hostile("deep tuples", whole(op.NONE + op.TUPLE1 * 190_000), "deep")
     yield Hostile("deep dictionaries", whole((op.EMPTY_DICT + op.NONE) * 101 + op.NONE + op.SETITEM * 101), "deep")
     itself = op.MEMOIZE + op.BINGET + b"\0"
     yield Hostile("a list in itself", whole(op.EMPTY_LIST + itself + op.APPEND), "contains itself")
@@ -235,7 +235,7 @@ def bombs() -> Iterator[Hostile]:
     yield Hostile(
         "a member that takes for ever to hash", whole(op.EMPTY_SET + op.MARK + key + op.ADDITEMS), "a key of type tuple"
     )
-    alike = b"".join(number(index * (2**61 - 1)) + op.NONE for index in range(10, 100_000))
+    alike = b"".join(number(index * (2**61 - 1)) + op.NONE for index in range(10, 60_000))
     yield Hostile("keys that hash alike", whole(op.EMPTY_DICT + op.MARK + alike + op.SETITEMS), "a key of type int")
     yield Hostile("a key twice", whole(op.EMPTY_DICT + (text("a") + op.NONE + op.SETITEM) * 2), "twice")
     yield Hostile("a key without a value", whole(op.EMPTY_DICT + op.MARK + text("a") + op.SETITEMS), "damaged")

@@ -63,11 +63,17 @@ def shapes() -> Iterator[Hostile]:
     first = name("torch._utils", "_rebuild_tensor_v2") + op.MEMOIZE + op.POP + arguments + op.MEMOIZE + op.POP
     again = (op.BINGET + b"\0" + op.BINGET + b"\1" + op.REDUCE) * 20_001
     yield Hostile("many tensors", zipped(first + op.MARK + again + op.LIST, {"0": b""}), "more than 20000 tensors")
-    for title, length in (("negative", -1), ("giant", 2**40), ("overflowing", 2**63), ("longer", 5), ("shorter", 3)):
+    for title, length, reason in (
+        ("negative", -1, "no storage of numbers"),
+        ("giant", 2**40, "cut short: storages of"),
+        ("overflowing", 2**63, "cut short: storages of"),
+        ("longer", 5, "two lengths"),
+        ("shorter", 3, "two lengths"),
+    ):
         body = tensor(storage(length=number(length)), number(0), many(number(1)), many(number(1)))
         yield Hostile(f"a {title} storage", zipped(body), "hostile")
-        yield Hostile(f"a {title} storage, before zip", legacy(body))
-        yield Hostile(f"a {title} storage, nested", whole(nest(legacy(body))))
+        yield Hostile(f"a {title} storage, before zip", legacy(body), reason)
+        yield Hostile(f"a {title} storage, nested", whole(nest(legacy(body))), reason)
     two = many(storage(), storage("DoubleStorage", length=number(2)))
     yield Hostile("a storage of two types", zipped(two), "two types")
     yield Hostile("a storage of two types, before zip", legacy(two), "two types")
@@ -93,20 +99,21 @@ def shapes() -> Iterator[Hostile]:
     order = many(number(3), text("<"), op.NONE, op.NONE, op.NONE, number(-1), number(-1), number(0))
     dtype += order + op.BUILD
     array = call("numpy.core.multiarray", "_reconstruct", name("numpy", "ndarray"), many(number(0)), raw(b"b"))
-    for title, shape in (
-        ("too large", many(number(5))),
-        ("too small", many(number(3))),
-        ("huge", many(number(2**31), number(2**31))),
-        ("negative", many(number(-2), number(-2))),
-        ("of many dimensions", many(number(4), *[number(1)] * 64)),
-        ("of truth", many(op.NEWTRUE, number(4))),
-        ("a list", op.EMPTY_LIST),
+    for title, shape, reason in (
+        ("too large", many(number(5)), "says that an array"),
+        ("too small", many(number(3)), "says that an array"),
+        ("huge", many(number(2**31), number(2**31)), "says that an array"),
+        ("negative", many(number(-2), number(-2)), "as no checkpoint"),
+        ("of many dimensions", many(number(4), *[number(1)] * 64), "as no checkpoint"),
+        ("of truth", many(op.NEWTRUE, number(4)), "as no checkpoint"),
+        ("a list", op.EMPTY_LIST, "as no checkpoint"),
     ):
         state = many(number(1), shape, dtype, op.NEWFALSE, raw(bytes(16)))
-        yield Hostile(f"an array whose shape is {title}", whole(array + state + op.BUILD))
+        yield Hostile(f"an array whose shape is {title}", whole(array + state + op.BUILD), reason)
         yield Hostile(
             f"a buffer whose shape is {title}",
             whole(call("numpy.core.numeric", "_frombuffer", raw(bytes(16)), dtype, shape, text("C"))),
+            reason,
         )
     empty = many(number(1), many(number(0), number(2**62)), dtype, op.NEWFALSE, raw(b""))
     yield Hostile("an array of huge size but empty", whole(array + empty + op.BUILD))
@@ -142,7 +149,9 @@ def zips() -> Iterator[Hostile]:
     yield Hostile("a giant byte order", zipped(op.NONE, more={"archive/byteorder": bytes(34_000_000)}), "larger")
     yield Hostile("a giant pickle", zipped(raw(bytes(34_000_000))), "larger")
     yield Hostile("a path that leads out", zipped(op.NONE, more={"../../../tmp/x": b"x", "/etc/x": b"x"}), None)
-    yield Hostile("many entries", zipped(op.NONE, {str(index): b"" for index in range(30_000)}), "directory")
+    yield Hostile(
+        "many entries", zipped(op.NONE, {str(index): b"" for index in range(30_000)}), "its directory is larger"
+    )
     at = good.rindex(b"PK\x01\x02")
     size = struct.unpack_from("<I", good, at + 20)[0]
     grown = bytearray(good)

@@ -18,7 +18,7 @@ from sharingan_hub.convert.errors import ConversionError
 from sharingan_hub.convert.foreign import Record
 from sharingan_hub.convert.unpickle import read
 from tests.sharingan_hub.convert import writers
-from tests.sharingan_hub.convert.assembler import call, number, text, whole
+from tests.sharingan_hub.convert.assembler import call, legacy, many, number, storage, tensor, text, whole, zipped
 
 DTYPES = [
     torch.float32,
@@ -177,6 +177,14 @@ def test_an_ordered_dictionary_of_python_2(tmp_path):
     assert read(tmp_path / "x") == {"a": 1}
 
 
+def test_truth_is_0_or_1(tmp_path):
+    """Other bytes count as true, and what torch does with them is not defined."""
+    truth = tensor(storage("BoolStorage"), number(0), many(number(4)), many(number(1)))
+    for archive in (zipped(truth, {"0": b"\0\1\2\xff"}), legacy(truth, data=b"\4" + bytes(7) + b"\0\1\2\xff")):
+        (tmp_path / "x").write_bytes(archive)
+        assert read(tmp_path / "x").view(torch.uint8).tolist() == [0, 1, 1, 1]
+
+
 def test_bytes_after_an_array_or_a_tensor(tmp_path):
     content = [np.ones(2), b"bytes", torch.ones(2), b"more"]
     found = read(writers.pickle_foreign(tmp_path / "x", content))
@@ -184,12 +192,12 @@ def test_bytes_after_an_array_or_a_tensor(tmp_path):
 
 
 def test_tensors_can_be_written_to_and_outlive_the_file(tmp_path):
-    for legacy in (False, True):
-        path = writers.save_torch(tmp_path / "x", {"a": torch.ones(3)}, legacy)
-        tensor = read(path)["a"]
+    for before_zip in (False, True):
+        path = writers.save_torch(tmp_path / "x", {"a": torch.ones(3)}, before_zip)
+        found = read(path)["a"]
         path.write_bytes(b"")
-        tensor += 1
-        assert tensor.tolist() == [2, 2, 2]
+        found += 1
+        assert found.tolist() == [2, 2, 2]
 
 
 def test_the_name_of_a_file_plays_no_part(tmp_path):
