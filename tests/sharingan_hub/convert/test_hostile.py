@@ -16,7 +16,7 @@ from tests.sharingan_hub.convert import hostile
 from tests.sharingan_hub.convert.assembler import CANARY, Hostile
 
 ROOT = Path(__file__).parents[3]
-STATUS = Path("/proc/self/status")
+pytestmark = pytest.mark.xdist_group("hostile")  # which reads them all only once
 # Reads every file of a folder. Whatever Python tells its audit hooks meanwhile, other than that the file itself is opened
 # for reading, is a sign that something ran. The memory of the first file of each kind is left out: it counts as imports.
 READER = """
