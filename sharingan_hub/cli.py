@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sharingan_hub.commands import interpolate, repair, share
+from sharingan_hub.commands import convert, interpolate, repair, share
 
 MAX_SEED = 2**32 - 1
 SETTINGS_FILE = "generate.json"
@@ -106,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         "--order", type=_parse_order, default="any", help="how often the pattern repeats: 1 to 8, or any (default)"
     )
     generate.add_argument(
+        "--class",
+        dest="class_label",
+        type=_parse_class,
+        metavar="N",
+        help="of a model with classes: 0 (default), 1 ...",
+    )
+    generate.add_argument(
         "--truncation-psi",
         type=_parse_number,
         default=0.7,
@@ -127,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     interpolate.add_commands(command)
     repair.add_commands(command)
     share.add_commands(command)
+    convert.add_commands(command)
 
     space = command("space", "run the Space on this computer", "sharingan space --port 8000")
     space.set_defaults(run=_space)
@@ -177,6 +185,12 @@ def _parse_order(text: str) -> int | None:
 def _parse_count(text: str, expected: str = "a whole number from 1 on") -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"must be {expected}, got {text[:80]!r}")
+    return int(text)
+
+
+def _parse_class(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text[:80]!r}")
     return int(text)
 
 
@@ -254,6 +268,9 @@ def _generate(arguments: argparse.Namespace) -> None:
     }
     if arguments.adapter:
         settings["adapters"] = pipe.adapters
+    if arguments.class_label is not None:
+        pipe.check_class(arguments.class_label, 1)
+        settings["class_label"] = arguments.class_label
     _agree_on_settings(folder, settings, arguments.overwrite)
 
     share = share_of_seeds(arguments.seeds, process, processes)
@@ -280,6 +297,8 @@ def _generate(arguments: argparse.Namespace) -> None:
             conditions = {} if arguments.order is None else {"order": arguments.order}
             if arguments.output_size is not None:
                 conditions["output_size"] = arguments.output_size
+            if arguments.class_label is not None:
+                conditions["class_label"] = arguments.class_label
             images = pipe(seeds=batch, truncation_psi=arguments.truncation_psi, **conditions).images
             for written in writing:
                 written.result()

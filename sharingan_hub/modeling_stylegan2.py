@@ -46,21 +46,44 @@ class FullyConnected(nn.Module):
         return F.linear(x * self.weight_gain, self.weight.float(), self.bias.float() * self.bias_gain)
 
 
-class MappingNetwork(nn.Module):
-    """z, normalised to a mean square of one, through `num_layers` layers to w. Always in float32."""
+def normalize(x: Tensor) -> Tensor:
+    """(N, C) -> the same directions with a mean square of one."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int, hidden_dim: int, lr_multiplier: float) -> None:
+
+class MappingNetwork(nn.Module):
+    """z, normalised to a mean square of one, through `num_layers` layers to w. Always in float32.
+
+    With classes, a linear embedding of the class, normalised likewise, stands beside z (Karras et al. 2020, "Training
+    Generative Adversarial Networks with Limited Data", appendix on class-conditional training).
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        w_dim: int,
+        num_layers: int,
+        hidden_dim: int,
+        lr_multiplier: float,
+        c_dim: int = 0,
+        embed_dim: int = 0,
+    ) -> None:
         super().__init__()
-        self.num_layers = num_layers
-        widths = [z_dim] + [hidden_dim] * (num_layers - 1) + [w_dim]
+        self.num_layers, self.c_dim = num_layers, c_dim
+        if c_dim:
+            self.embed = FullyConnected(c_dim, embed_dim)
+        widths = [z_dim + (embed_dim if c_dim else 0)] + [hidden_dim] * (num_layers - 1) + [w_dim]
         for i in range(num_layers):
             setattr(self, f"fc{i}", FullyConnected(widths[i], widths[i + 1], lr_multiplier))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(N, z_dim) -> (N, w_dim), float32."""
+    def forward(self, z: Tensor, class_label: Tensor | None = None) -> Tensor:
+        """(N, z_dim) -> (N, w_dim), float32; class_label (N,) holds whole numbers, and is class 0 unless given."""
         with torch.autocast(z.device.type, enabled=False):
-            x = z.float()
-            x = x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+            x = normalize(z.float())
+            if self.c_dim:
+                label = torch.zeros(len(z), dtype=torch.int64) if class_label is None else class_label
+                one_hot = F.one_hot(label.to(z.device), self.c_dim).float()
+                x = torch.cat([x, normalize(self.embed(one_hot))], dim=1)
             for i in range(self.num_layers):
                 x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2) * math.sqrt(2)
             return x
@@ -226,6 +249,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
         channel_base: channels times resolution at high resolutions (16384 is configuration E, 32768 is F).
         channel_max: channels at low resolutions.
         conv_clamp: limit of the activations' magnitude, as checkpoints trained in float16 have it; None is no limit.
+        c_dim: number of classes; 0 is none.
+        embed_dim: size of a class's embedding; None is w_dim.
 
     Raises:
         ValueError: a size is outside its range.
@@ -245,23 +270,31 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
         channel_base: int = 16384,
         channel_max: int = 512,
         conv_clamp: float | None = None,
+        c_dim: int = 0,
+        embed_dim: int | None = None,
     ) -> None:
         super().__init__()
         if resolution not in [2**i for i in range(2, 11)]:
             raise ValueError(f"resolution is {resolution}; it must be a power of two from 4 to 1024")
         sizes = {"z_dim": z_dim, "w_dim": w_dim, "mapping_dim": w_dim if mapping_dim is None else mapping_dim}
+        sizes["embed_dim"] = w_dim if embed_dim is None else embed_dim
         limits = {**dict.fromkeys(sizes, 8192), "mapping_layers": 64, "channel_base": 2**20, "channel_max": 8192}
         sizes.update(mapping_layers=mapping_layers, channel_base=channel_base, channel_max=channel_max)
         for name, value in sizes.items():
             if not 1 <= value <= limits[name]:
                 raise ValueError(f"{name} is {value}; it must be from 1 to {limits[name]}")
+        if not 0 <= c_dim <= 8192:
+            raise ValueError(f"c_dim is {c_dim}; it must be from 0 to 8192")
         if not mapping_lr_multiplier > 0:
             raise ValueError(f"mapping_lr_multiplier is {mapping_lr_multiplier}; it must be above 0")
         if conv_clamp is not None and not conv_clamp > 0:
             raise ValueError(f"conv_clamp is {conv_clamp}; it must be above 0, or None")
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
+        self.conditions = ("class_label",) if c_dim else ()
         self.num_ws = self.style_ws = 2 * resolution.bit_length() - 4
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, sizes["mapping_dim"], mapping_lr_multiplier)
+        self.mapping = MappingNetwork(
+            z_dim, w_dim, mapping_layers, sizes["mapping_dim"], mapping_lr_multiplier, c_dim, sizes["embed_dim"]
+        )
         self.synthesis = SynthesisNetwork(resolution, w_dim, channel_base, channel_max, conv_clamp)
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -274,6 +307,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
         z: Tensor,
         noise_mode: str = "const",
         generator: torch.Generator | list[torch.Generator] | None = None,
+        class_label: Tensor | None = None,
     ) -> Tensor:
-        """z (N, z_dim) -> pictures (N, 3, R, R), about [-1, 1]; noise as in `synthesis`."""
-        return self.synthesis(self.broadcast(self.mapping(z)), noise_mode, generator)
+        """z (N, z_dim) -> pictures (N, 3, R, R), about [-1, 1]; noise as in `synthesis`, class_label as in `mapping`."""
+        return self.synthesis(self.broadcast(self.mapping(z, class_label)), noise_mode, generator)

@@ -43,8 +43,10 @@ ARROWS = {"kid": " ↓", "fid": " ↓", "precision": " ↑", "recall": " ↑", "
 OF_PICTURES = ("symmetry", "deformation")  # measured without a feature network
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, place: Path | None = None) -> None:
     """Bring the README.md of a checkpoint or adapter folder up to date, whole or not at all; its owner's edits stay.
+
+    place: where the folder will stand, if it is made elsewhere.
 
     Raises:
         CheckpointError: the folder is neither.
@@ -54,20 +56,21 @@ def write_card(folder: Path) -> None:
     # Bytes that are no UTF-8 come back as they were.
     previous = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
     draft = path.with_name(f".{path.name}.tmp")
-    text = update_card(str(build_card(folder)), previous)
+    text = update_card(str(build_card(folder, place=place)), previous)
     draft.write_text(text, encoding="utf-8", errors="surrogateescape")
     os.replace(draft, path)
 
 
-def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
+def build_card(folder: Path, repo_id: str | None = None, place: Path | None = None) -> "ModelCard":
     """The card of a checkpoint or adapter folder, from what is in the folder alone; nothing is written.
 
     What report.json does not say is left out, or said to be not measured. Its key `card` may hold title, introduction,
-    method, and limits, in Markdown.
+    method, and limits, in Markdown, and the license.
 
     Args:
         folder: with model_index.json or adapter_config.json.
         repo_id: where it is published, as "user/name"; without it, the snippets open the folder itself.
+        place: where the folder will stand, if it is made elsewhere.
 
     Raises:
         CheckpointError: the folder is neither.
@@ -83,7 +86,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
     evaluation = _clean_evaluation(facts.report.get("evaluation"))
     results = [] if evaluation is None else list(_eval_results(evaluation, facts.data))
     data = ModelCardData(
-        license="apache-2.0",
+        license=facts.license,
         library_name="diffusers",
         pipeline_tag=TASK,
         tags=list(facts.tags()),
@@ -103,7 +106,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
         introduction=facts.own_words("introduction") or facts.introduction(),
         grid=facts.picture("grid.png") or facts.last_samples(),
         repo_id=repo_id,
-        place=_place(facts.folder, repo_id),
+        place=_place(place or facts.folder, repo_id),
         base_place=None if facts.findable else facts.base or "BASE",
         shell=shlex.quote,
         inside=repo_id is None and facts.folder.resolve() == EMBEDDED / "default",
@@ -119,6 +122,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
         nearest=facts.picture("nearest.png"),
         page=None if facts.picture("nearest.png") else facts.picture("evaluation.png"),
         limits=list(facts.limits()),
+        emblems=facts.converted is None,
     )
     card.text = sealed(re.sub(r"\n{3,}", "\n\n", card.text) + "\n", yaml.safe_load(card.data.to_yaml()))
     return card

@@ -124,6 +124,19 @@ class Facts:
         return next((f"samples/{name}" for name in reversed(names) if re.fullmatch(r"step_\d+\.png", name)), None)
 
     @property
+    def license(self) -> str:
+        """Apache-2.0, as the project's own models are, unless the report says otherwise."""
+        card = self.report.get("card")
+        told = card.get("license") if isinstance(card, dict) else None
+        return told if isinstance(told, str) and re.fullmatch(r"[a-z0-9.-]{1,40}", told) else "apache-2.0"
+
+    @property
+    def converted(self) -> dict[str, Any] | None:
+        """Which file of another program the weights are from; None where they are not."""
+        found = self.report.get("converted")
+        return found if isinstance(found, dict) else None
+
+    @property
     def adapted(self) -> bool:
         """Whether it was trained on few pictures, from a model that was there."""
         pictures = self.number("pictures")
@@ -169,6 +182,10 @@ class Facts:
     def making(self) -> Iterator[tuple[str, str]]:
         """Rows of the table: what it is, and what it took."""
         yield from self._parts()
+        if self.converted is not None:
+            file, digest = (" ".join(_codes([self.converted.get(key)])) for key in ("file", "sha256"))
+            yield "converted from", f"{file}, written by {words(self.converted.get('program'), 100)}"
+            yield "its SHA-256", digest
         pictures = self.number("pictures")
         if self.data:
             data = (

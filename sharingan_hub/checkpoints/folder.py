@@ -102,6 +102,8 @@ SETTINGS: dict[str, dict[str, Numbers]] = {
         "channel_base": Numbers(1, 2**20),
         "channel_max": WIDTH,
         "conv_clamp": Numbers(1e-3, 2.0**20, whole=False, optional=True),
+        "c_dim": Numbers(0, 8192),
+        "embed_dim": Numbers(1, 8192, optional=True),
     },
 }
 KNOWN_GENERATORS = tuple(SETTINGS)

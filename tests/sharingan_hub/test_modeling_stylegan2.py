@@ -158,6 +158,23 @@ def test_each_row_of_ws_steers_its_own_layers():
         assert steered == {f"{name}.affine.weight" for name in names}
 
 
+def test_a_class_stands_beside_z_normalised():
+    model, z = tiny(c_dim=3, embed_dim=5), torch.randn(4, 12)
+    assert model.conditions == ("class_label",) and model.mapping.fc0.weight.shape == (10, 17)
+    label = torch.tensor([0, 1, 2, 2])
+    embedded = model.mapping.embed.weight[:, label].t() / math.sqrt(3) + model.mapping.embed.bias
+    x = torch.cat([part / part.square().mean(dim=1, keepdim=True).sqrt() for part in (z, embedded)], dim=1)
+    for i in range(3):
+        layer = getattr(model.mapping, f"fc{i}")
+        x = F.leaky_relu(x @ layer.weight.t() * 0.01 / math.sqrt(x.shape[1]) + layer.bias * 0.01, 0.2) * math.sqrt(2)
+    torch.testing.assert_close(model.mapping(z, label), x)
+    torch.testing.assert_close(model.mapping(z), model.mapping(z, torch.zeros(4, dtype=torch.int64)))
+    torch.testing.assert_close(
+        model(z, class_label=label)[1:2], model(z[1:2], class_label=label[1:2]), atol=1e-5, rtol=1e-4
+    )
+    assert tiny().conditions == () and "mapping.embed.weight" not in tiny().state_dict()
+
+
 def test_equalised_learning_rate_keeps_weights_unscaled_and_signals_at_unit_size():
     torch.manual_seed(0)
     model = StyleGAN2Generator(z_dim=256, w_dim=256, resolution=8, mapping_layers=4, channel_max=64)
@@ -280,6 +297,8 @@ def test_round_trip_through_safetensors(tmp_path):
         ({"channel_max": 0}, "channel_max is 0"),
         ({"mapping_lr_multiplier": 0.0}, "mapping_lr_multiplier is 0.0"),
         ({"conv_clamp": -1.0}, "conv_clamp is -1.0"),
+        ({"c_dim": -1}, "c_dim is -1; it must be from 0 to 8192"),
+        ({"embed_dim": 0}, "embed_dim is 0"),
     ],
 )
 def test_sizes_outside_their_range_are_refused(changes, message):

@@ -380,6 +380,27 @@ def test_wrong_arguments_are_refused_by_name(radial, arguments, error, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_class_is_one_for_all_or_one_for_each():
+    torch.manual_seed(0)
+    model = StyleGAN2Generator(
+        z_dim=8, w_dim=8, resolution=16, mapping_layers=2, channel_base=64, channel_max=8, c_dim=3
+    )
+    pipe = SharinganPipeline(model.eval())
+    ws = pipe.prepare_latents([5, 5, 6], 0.7, class_label=[2, 0, 2])
+    torch.testing.assert_close(ws[:1], pipe.prepare_latents([5], 0.7, class_label=2))
+    torch.testing.assert_close(ws[1:2], pipe.prepare_latents([5], 0.7))
+    assert not torch.allclose(ws[0], ws[1])
+    drawn = pipe(seeds=[5], class_label=2, output_type="pt")
+    assert torch.equal(pipe(latents=drawn.latents, output_type="pt").images, drawn.images)
+    for wrong, words in ((3, "class_label is 3; it must be from 0 to 2"), ([0, 1], "class_label holds 2 values")):
+        with pytest.raises(ValueError, match=words):
+            pipe(seeds=[5], class_label=wrong)
+    with pytest.raises(ValueError, match="latents and class_label were both given"):
+        pipe(latents=drawn.latents, class_label=1)
+    with pytest.raises(ValueError, match="class_label was given, but StyleGAN2Generator does not take it"):
+        PIPES["stylegan2"](class_label=1)
+
+
 @pytest.mark.parametrize("name", ["order", "phase", "palette"])
 def test_conditions_of_other_generators_are_refused_by_name(stylegan2, name):
     with pytest.raises(ValueError, match=f"{name} was given, but StyleGAN2Generator does not take it"):

@@ -30,6 +30,11 @@ def blur(x: Tensor, stride: int, padding: int) -> Tensor:
     return F.conv2d(x, kernel, stride=stride, padding=padding, groups=channels)
 
 
+def clamped(x: Tensor, limit: float | None) -> Tensor:
+    """x between -limit and limit; None is no limit."""
+    return x if limit is None else x.clamp(-limit, limit)
+
+
 class EqualConv2d(nn.Module):
     """Convolution with equalised learning rate (Karras et al. 2018, section 4.1).
 
@@ -63,8 +68,9 @@ class EqualLinear(nn.Module):
 class DownBlock(nn.Module):
     """Residual block that halves the side: (N,in,S,S) to (N,out,S/2,S/2)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, clamp: float | None) -> None:
         super().__init__()
+        self.clamp = clamp
         self.conv0 = EqualConv2d(in_channels, in_channels, 3)
         self.conv1 = EqualConv2d(in_channels, out_channels, 3)
         self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False)
@@ -72,9 +78,9 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Both branches carry the residual's 1/sqrt(2), which in the main one cancels the activation's sqrt(2).
         skip = self.skip(blur(x, stride=2, padding=1), gain=math.sqrt(0.5))
-        main = F.leaky_relu_(self.conv0(x, gain=GAIN, padding=1), SLOPE)
+        main = clamped(F.leaky_relu_(self.conv0(x, gain=GAIN, padding=1), SLOPE), self.clamp)
         main = F.leaky_relu_(self.conv1(blur(main, stride=1, padding=2), gain=1.0, stride=2), SLOPE)
-        return main + skip
+        return clamped(main, self.clamp and self.clamp * math.sqrt(0.5)) + skip
 
 
 def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
@@ -96,9 +102,9 @@ def minibatch_stddev(x: Tensor, group_size: int) -> Tensor:
 class Epilogue(nn.Module):
     """The 4x4 end: minibatch standard deviation, convolution, two linear layers; (N,C,4,4) to (N,1)."""
 
-    def __init__(self, channels: int, group_size: int) -> None:
+    def __init__(self, channels: int, group_size: int, clamp: float | None) -> None:
         super().__init__()
-        self.group_size = group_size
+        self.group_size, self.clamp = group_size, clamp
         self.conv = EqualConv2d(channels + (group_size > 1), channels, 3)
         self.fc = EqualLinear(channels * 16, channels)
         self.out = EqualLinear(channels, 1)
@@ -106,7 +112,7 @@ class Epilogue(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.group_size > 1:
             x = minibatch_stddev(x, self.group_size)
-        x = F.leaky_relu_(self.conv(x, gain=GAIN, padding=1), SLOPE)
+        x = clamped(F.leaky_relu_(self.conv(x, gain=GAIN, padding=1), SLOPE), self.clamp)
         x = F.leaky_relu_(self.fc(x.flatten(1), gain=GAIN), SLOPE)
         return self.out(x)
 
@@ -123,6 +129,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         channel_max: ... and never more than this.
         mbstd_group_size: consecutive samples compared with one another; 1 turns minibatch statistics off.
         num_channels: colour channels of the pictures.
+        conv_clamp: limit of the convolutions' answers, as checkpoints trained in float16 have it; None is no limit.
 
     Raises:
         ValueError: resolution is not a power of two from 8, or a size is below 1.
@@ -136,6 +143,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         channel_max: int = 128,
         mbstd_group_size: int = 4,
         num_channels: int = 3,
+        conv_clamp: float | None = None,
     ) -> None:
         super().__init__()
         if resolution < 8 or resolution & (resolution - 1):
@@ -157,8 +165,8 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         self.fromrgb = EqualConv2d(num_channels, width(resolution), 1)
         self.sides = [resolution >> i for i in range(resolution.bit_length() - 3)]  # resolution, ..., 16, 8
         for side in self.sides:
-            setattr(self, f"b{side}", DownBlock(width(side), width(side // 2)))
-        self.b4 = Epilogue(width(4), mbstd_group_size)
+            setattr(self, f"b{side}", DownBlock(width(side), width(side // 2), conv_clamp))
+        self.b4 = Epilogue(width(4), mbstd_group_size, conv_clamp)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures (N,num_channels,resolution,resolution) in [-1,1] to logits (N,1): above 0 means real.
@@ -184,7 +192,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         if images.ndim != 4 or tuple(images.shape[1:]) != (channels, full, full):
             raise ValueError(f"images must be (N,{channels},{full},{full}), got {tuple(images.shape)}.")
         x = images.contiguous(memory_format=torch.channels_last)
-        x = F.leaky_relu_(self.fromrgb(x, gain=GAIN), SLOPE)
+        x = clamped(F.leaky_relu_(self.fromrgb(x, gain=GAIN), SLOPE), self.config["conv_clamp"])
         for block_side in self.sides:
             if block_side > side:
                 x = getattr(self, f"b{block_side}")(x)

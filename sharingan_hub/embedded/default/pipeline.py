@@ -51,7 +51,8 @@ class SharinganPipeline(DiffusionPipeline):
     """Generates pictures with any generator that has `mapping`, `broadcast`, `synthesis` and `w_avg`.
 
     Args:
-        generator_model: the generator. Its `conditions` say which of order, phase, palette and output_size it takes.
+        generator_model: the generator. Its `conditions` say which of order, phase, palette, output_size and class_label
+            it takes.
     """
 
     generator_model: Any
@@ -78,6 +79,7 @@ class SharinganPipeline(DiffusionPipeline):
         output_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        class_label: int | Sequence[int] | None = None,
     ) -> SharinganPipelineOutput | tuple:
         """Generate pictures.
 
@@ -101,13 +103,14 @@ class SharinganPipeline(DiffusionPipeline):
                 generator knows one resolution only, its pictures are resized (bicubic, anti-aliased).
             output_type: "pil", "np" or "pt".
             return_dict: False returns the tuple (images, latents, seeds).
+            class_label: class from 0 to the generator's c_dim - 1, one for all or one for each. None: class 0.
 
         Raises:
             ValueError, TypeError: an argument is outside its range, of another type, or unknown to this generator.
             ImportError: circularize, recolor and symmetry need the sharingan-hub package.
         """
         model = self.generator_model
-        for name, given in [("order", order), ("phase", phase), ("palette", palette)]:
+        for name, given in [("order", order), ("phase", phase), ("palette", palette), ("class_label", class_label)]:
             if given is not None and name not in model.conditions:
                 raise ValueError(f"{name} was given, but {type(model).__name__} does not take it")
         if output_type not in ("pil", "np", "pt"):
@@ -118,12 +121,14 @@ class SharinganPipeline(DiffusionPipeline):
 
         if latents is None:
             drawn: list[int] | None = self.prepare_seeds(batch_size, generator, seeds)
-            ws = self.prepare_latents(drawn or [], truncation_psi, order, phase)
+            ws = self.prepare_latents(drawn or [], truncation_psi, order, phase, class_label)
         else:
             drawn = None
             if seeds is not None or generator is not None:
                 other = "generator" if seeds is None else "seeds"
                 raise ValueError(f"latents and {other} were both given; give one of them")
+            if class_label is not None:
+                raise ValueError("latents and class_label were both given; latents are of a class already")
             ws = self.check_latents(latents, order, phase)
             if whole_number("batch_size", batch_size, 1) not in (1, len(ws)):
                 raise ValueError(f"batch_size is {batch_size}, but latents holds {len(ws)} pictures")
@@ -183,10 +188,11 @@ class SharinganPipeline(DiffusionPipeline):
         truncation_psi: float = 0.7,
         order: int | Sequence[int] | None = None,
         phase: float | Sequence[float] | None = None,
+        class_label: int | Sequence[int] | None = None,
     ) -> Tensor:
         """Seeds -> truncated latents (N, num_ws, w_dim), float32, each of its seed alone."""
         z, orders = self.prepare_z(seeds, order)
-        return self.map_z(z, truncation_psi, orders, phase)
+        return self.map_z(z, truncation_psi, orders, phase, class_label)
 
     def prepare_z(
         self, seeds: Sequence[int], order: int | Sequence[int] | None = None
@@ -211,8 +217,9 @@ class SharinganPipeline(DiffusionPipeline):
         truncation_psi: float = 0.7,
         order: int | Sequence[int] | None = None,
         phase: float | Sequence[float] | None = None,
+        class_label: int | Sequence[int] | None = None,
     ) -> Tensor:
-        """z (N, z_dim), with orders where the generator has them -> truncated latents (N, num_ws, w_dim), float32.
+        """z (N, z_dim), with orders or classes where the generator has them -> truncated latents (N, num_ws, w_dim), float32.
 
         Truncation is w_avg + psi (w - w_avg) (Karras et al. 2019, section B), about the average of the picture's order
         where the generator has an average for each.
@@ -221,13 +228,21 @@ class SharinganPipeline(DiffusionPipeline):
         psi = finite("truncation_psi", truncation_psi)
         w_avg = model.w_avg.float()
         if order is None:
-            w = model.mapping(z).float()
+            c = None if class_label is None else torch.tensor(self.check_class(class_label, len(z)), device=z.device)
+            w = (model.mapping(z) if c is None else model.mapping(z, c)).float()
             return model.broadcast(w_avg + psi * (w - w_avg)).contiguous()
         n = torch.tensor(self.check_order(order, len(z)), device=z.device)
         w = model.mapping(z, n).float()
         center = w_avg[n - 1]
         phases = per_picture("phase", 0.0 if phase is None else phase, len(z), finite)
         return model.broadcast(center + psi * (w - center), n, torch.tensor(phases, device=z.device))
+
+    def check_class(self, class_label: int | Sequence[int], count: int) -> list[int]:
+        """One class, or one for each picture, as a list of `count`."""
+        if "class_label" not in self.generator_model.conditions:
+            raise ValueError(f"class_label was given, but {type(self.generator_model).__name__} does not take it")
+        last = self.generator_model.config.c_dim - 1
+        return per_picture("class_label", class_label, count, lambda name, value: whole_number(name, value, 0, last))
 
     def check_order(self, order: int | Sequence[int], count: int) -> list[int]:
         """One order, or one for each picture, as a list of `count`."""
