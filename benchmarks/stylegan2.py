@@ -51,7 +51,11 @@ def plain(state: dict[str, Tensor], z: Tensor) -> Tensor:
     def kernels(name: str, gain: float, demodulate: bool) -> Tensor:
         style = F.linear(w, state[f"{name}.affine.weight"] / math.sqrt(w.shape[1]), state[f"{name}.affine.bias"]) * gain
         modulated = state[f"{name}.weight"][None] * style[:, None, :, None, None]
-        return modulated * (modulated.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt() if demodulate else modulated
+        return (
+            modulated * (modulated.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+            if demodulate
+            else modulated
+        )
 
     def layer(name: str, x: Tensor, up: bool) -> Tensor:
         own = kernels(name, 1, demodulate=True)
@@ -152,7 +156,9 @@ def main() -> None:
         return
     names = [name for name in CONTENDERS if name != ("program" if options.program is None else "plain")]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {options.batch}\n")
-    print("| size | what | pictures per second of processor time | times as fast | peak memory, MiB | largest difference |\n|---|---|---|---|---|---|")
+    print(
+        "| size | what | pictures per second of processor time | times as fast | peak memory, MiB | largest difference |\n|---|---|---|---|---|---|"
+    )
     for side in options.sizes:
         with tempfile.TemporaryDirectory() as temporary:
             folder, weights = Path(temporary) / "model", Path(temporary) / "weights.safetensors"
@@ -163,7 +169,9 @@ def main() -> None:
                 command += ["--batch", str(options.batch), "--rounds", str(options.rounds)]
                 command += [] if options.program is None else ["--program", str(options.program.resolve())]
                 environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-                told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout.splitlines()[-1])
+                told = json.loads(
+                    subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout.splitlines()[-1]
+                )
                 pictures = np.load(weights.with_name(f"{name}.npy"))
                 first = first or {**told, "pictures": pictures}
                 difference = np.abs(pictures - first["pictures"]).max() / max(1, np.abs(first["pictures"]).max())

@@ -110,7 +110,7 @@ def build_card(folder: Path, repo_id: str | None = None, place: Path | None = No
         base_place=None if facts.findable else facts.base or "BASE",
         shell=shlex.quote,
         inside=repo_id is None and facts.folder.resolve() == EMBEDDED / "default",
-        call="seeds=[7], order=3, output_size=1024" if facts.radial else "seeds=[7]",
+        call="seeds=[7]" + facts.conditions(),
         method=facts.own_words("method"),
         making=list(facts.making()),
         recipe=facts.recipe_yaml(),

@@ -168,6 +168,12 @@ class Facts:
         side = self.config.get("resolution")
         return side if type(side) is int and 1 <= side <= 2**16 else None
 
+    def conditions(self) -> str:
+        """Further arguments of a call that shows what the generator takes."""
+        if self.radial:
+            return ", order=3, output_size=1024"
+        return ", class_label=0" if number(self.config.get("c_dim")) else ""
+
     def introduction(self) -> str:
         model, pictures = self.model_class or "generator", self.number("pictures")
         few = "a few" if pictures is None else f"{pictures:g}"

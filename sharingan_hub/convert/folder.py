@@ -33,7 +33,7 @@ from sharingan_hub.media import image_grid, write_png
 from sharingan_hub.pipeline_sharingan import MIN_SIZE, SharinganPipeline
 
 WHICH = ("ema", "raw")
-SAMPLES, COLUMNS, SAMPLE_SIZE = range(8), 4, 256
+SAMPLES, SAMPLE_PIXELS, COLUMNS, SAMPLE_SIZE = 8, 2**17, 4, 256  # at most so many, and drawn pixels unless it is one
 
 
 def convert(
@@ -142,8 +142,10 @@ def _save_discriminator(found: Found, folder: Path) -> None:
 
 def _samples(pipe: Any) -> Image.Image:
     """What a card shows of a model first: the pictures of its first seeds."""
-    size = max(MIN_SIZE, min(pipe.generator_model.resolution, SAMPLE_SIZE))
-    return image_grid(pipe(seeds=SAMPLES, output_size=size).images, columns=COLUMNS, gap=4)
+    resolution = pipe.generator_model.resolution
+    seeds = range(max(1, min(SAMPLES, SAMPLE_PIXELS // resolution**2)))
+    images = pipe(seeds=seeds, output_size=max(MIN_SIZE, min(resolution, SAMPLE_SIZE))).images
+    return image_grid(images, columns=min(COLUMNS, len(images)), gap=4)
 
 
 def _report(path: Path, target: Path, program: str, which: str) -> dict[str, Any]:
