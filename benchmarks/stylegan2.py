@@ -120,7 +120,7 @@ def contender(name: str, weights: Path, folder: Path, program: Path | None, z: T
         ws = model.broadcast(model.mapping(z))
         return lambda: model.synthesis(ws)
     if name == "contiguous":
-        channels_last, torch.channels_last = torch.channels_last, torch.contiguous_format
+        torch.channels_last = torch.contiguous_format
         return lambda: model(z)
     return lambda: model(z)
 

@@ -50,16 +50,23 @@ def origins(base_model: str | None, train_data: str, pictures: int | None) -> di
         "train_data": told_name(train_data),
         "pictures": pictures,
         "before": base_model and before(base_model),
+        # of weights that others trained, and what was trained further from them
+        "license": base_model and base_report(base_model).get("license"),
     }
 
 
 @functools.cache
+def base_report(base_model: str) -> dict[str, Any]:
+    """report.json of a base model; empty where there is none."""
+    try:
+        return hub.read_json(hub.locate(base_model, local_files_only=True) / "report.json")
+    except hub.HubError:
+        return {}
+
+
 def before(base_model: str) -> dict[str, float] | None:
     """Pictures seen and minutes taken by a base model and those that it came from itself; None where that is not known."""
-    try:
-        report = hub.read_json(hub.locate(base_model, local_files_only=True) / "report.json")
-    except hub.HubError:
-        return None
+    report = base_report(base_model)
     recipe, earlier = report.get("recipe"), report.get("before")
     told = report if "base_model" in report or not isinstance(recipe, dict) else recipe  # an older report's recipe
     if not isinstance(earlier, dict):

@@ -65,7 +65,7 @@ def build_card(folder: Path, repo_id: str | None = None, place: Path | None = No
     """The card of a checkpoint or adapter folder, from what is in the folder alone; nothing is written.
 
     What report.json does not say is left out, or said to be not measured. Its key `card` may hold title, introduction,
-    method, and limits, in Markdown, and the license.
+    method, and limits, in Markdown; `license` is that of weights which are not the project's own.
 
     Args:
         folder: with model_index.json or adapter_config.json.

@@ -126,8 +126,7 @@ class Facts:
     @property
     def license(self) -> str:
         """Apache-2.0, as the project's own models are, unless the report says otherwise."""
-        card = self.report.get("card")
-        told = card.get("license") if isinstance(card, dict) else None
+        told = self.report.get("license")
         return told if isinstance(told, str) and re.fullmatch(r"[a-z0-9.-]{1,40}", told) else "apache-2.0"
 
     @property
@@ -302,6 +301,12 @@ class Facts:
     def limits(self) -> Iterator[str]:
         if self.own_words("limits"):
             yield self.own_words("limits")
+        if self.license == "other":
+            yield (
+                "The licence of the project's code does not extend to these weights: they keep that of the checkpoint that they "
+                "were converted from, which its file does not name. NVIDIA's own checkpoints are for non-commercial use only. "
+                "Look the licence up before you share or use them."
+            )
         pictures = self.number("pictures")
         if self.adapted and pictures is not None:
             yield f"Small: {pictures:g} pictures teach a style, not a world."

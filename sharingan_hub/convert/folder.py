@@ -154,14 +154,11 @@ def _report(path: Path, target: Path, program: str, which: str) -> dict[str, Any
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = plain_text(path.name)
     return {
+        "license": "other",
         "converted": {"file": path.name, "sha256": digest, "program": program, "generator": which},
         "card": {
             "title": target.resolve().name,
-            "license": "other",
             "introduction": f"Pictures from a StyleGAN2Generator, converted from `{name}`.",
             "method": "Trained by others. The weights are those of the original file, in safetensors; nothing was trained further.",
-            "limits": "The licence of the code of this project does not extend to these weights: they keep that of their author, "
-            "which was not in the file. NVIDIA's own checkpoints are for non-commercial use only. Look the licence up before "
-            "you share or use them.",
         },
     }

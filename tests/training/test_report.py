@@ -10,7 +10,7 @@ import torch
 
 from sharingan_hub import hub
 from training import report
-from training.report import before, cost, cpu_name, origins, power_limit, run_report
+from training.report import base_report, before, cost, cpu_name, origins, power_limit, run_report
 
 
 @dataclass
@@ -88,9 +88,15 @@ def test_a_report_says_what_the_model_came_from(tmp_path):
 def test_what_came_before_counts_where_all_of_it_is_known(tmp_path, base, known):
     if base is not None:
         (tmp_path / "report.json").write_text(json.dumps(base))
-    before.cache_clear()
+    base_report.cache_clear()
     assert before(str(tmp_path)) == known
     assert origins(str(tmp_path), "emblems:source", None)["before"] == known
+
+
+def test_the_licence_of_converted_weights_is_inherited(tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"license": "other"}))
+    assert origins(str(tmp_path), "emblems:source", None)["license"] == "other"
+    assert origins(None, "emblems:source", None)["license"] is None
 
 
 def test_a_base_that_was_never_fetched_is_not_asked_for():

@@ -68,6 +68,7 @@ def test_adaptation_begins_from_it(tmp_path, capsys):
     options |= {"batch_size": 8, "max_steps": 2, "checkpointing_steps": 100, "sample_every": 100, "report_to": "none"}
     adapt([argument for name, value in options.items() for argument in (f"--{name}", str(value))])
     assert json.loads((tmp_path / "run" / "discriminator" / "config.json").read_text())["conv_clamp"] == 256
+    assert "license: other" in (tmp_path / "run" / "README.md").read_text()  # and so is what was made of it
 
 
 def test_wrong_arguments_and_files_are_one_sentence(tmp_path, capsys):

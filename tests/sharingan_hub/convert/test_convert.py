@@ -217,7 +217,7 @@ def test_a_folder_is_a_whole_checkpoint(tmp_path, monkeypatch):
         "# cars",
         'from_pretrained("models/cars")',
         "rosinality",
-        "they keep that of their author",
+        "they keep that of the checkpoint",
     ):
         assert words in card, words
     assert "Fan-made" not in card and "emblems" not in card.split("## Use")[0]
