@@ -6,7 +6,6 @@ they say nothing that StyleGAN2Generator does not do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -81,7 +80,7 @@ def walk(module: Record) -> tuple[Tensors, dict[str, dict[str, Any]]]:
         if not _is_module(record) or len(modules) >= MODULES or prefix.count(".") > 8:
             raise ConversionError(f"the file's network has a part {shown(prefix)} that StyleGAN2 does not have")
         modules[prefix.removesuffix(".")] = record.state
-        tensors |= {prefix + name: tensor for name, tensor in _own(prefix, record.state)}
+        tensors |= _own(prefix, record.state)
         children = record.state.get("_modules")
         for name, child in (children if isinstance(children, dict) else {}).items():
             if child is not None:
@@ -89,18 +88,21 @@ def walk(module: Record) -> tuple[Tensors, dict[str, dict[str, Any]]]:
     return tensors, modules
 
 
-def _own(prefix: str, state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """A frozen layer's weights (FreezeD) are buffers."""
+def _own(prefix: str, state: dict[str, Any]) -> Tensors:
+    """The tensors of one module by their whole names. A frozen layer's weights (FreezeD) are buffers."""
+    tensors: Tensors = {}
     for group in ("_parameters", "_buffers"):
         values = state.get(group)
         for name, value in (values if isinstance(values, dict) else {}).items():
+            if value is None:
+                continue
             if not isinstance(value, Tensor):
-                if value is not None:
-                    raise ConversionError(f"{shown(prefix + str(name))} of the file is no tensor")
-            elif name != "resample_filter":
-                yield name, value
+                raise ConversionError(f"{shown(f'{prefix}{name}')} of the file is no tensor")
+            if name != "resample_filter":
+                tensors[f"{prefix}{name}"] = value
             elif value.shape != FIR.shape or not torch.allclose(value.float(), FIR, atol=1e-5):
                 raise ConversionError("the file's network filters with another filter than [1, 3, 3, 1]")
+    return tensors
 
 
 def _check(modules: dict[str, dict[str, Any]], architecture: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sharingan_hub.convert.networks import Found, Tensors, is_one_of, number, re
 from sharingan_hub.convert.unpickle import Record
 
 PROGRAMS = {4: "NVIDIA's TensorFlow program stylegan2", 5: "NVIDIA's TensorFlow program stylegan2-ada"}
+NETWORKS = 16  # that a network is made of, at most
 PLACES = {"raw": 0, "ema": 2}  # of (G, D, Gs)
 LAYERS = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}
 PARTS = {"mod_weight": "affine.weight", "mod_bias": "affine.bias"}  # others bear our names
@@ -42,7 +43,7 @@ def is_tensorflow(content: Any) -> bool:
     return isinstance(content, tuple | list) and len(content) == 3 and all(_is_network(item) for item in content)
 
 
-def _is_network(value: Any) -> bool:
+def _is_network(value: Any) -> TypeGuard[Record]:
     return isinstance(value, Record) and value.name == "Network" and isinstance(value.state, dict)
 
 
@@ -72,27 +73,25 @@ def find(content: tuple[Any, ...], which: str, with_discriminator: bool) -> Foun
     return found
 
 
-def walk(network: Record, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def walk(network: Record) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Variables by name, those of components with the component's name before theirs, and the settings of all of them."""
     variables: dict[str, np.ndarray] = {}
     kwargs: dict[str, Any] = {}
-    components = network.state.get("components")
-    for name, part in (components if isinstance(components, dict) else {}).items():
-        if not _is_network(part) or prefix.count("/") > 3:
-            raise ConversionError(
-                f"the file's network has a part {shown(prefix + str(name))} that StyleGAN2 does not have"
-            )
-        inner, settings = walk(part, f"{prefix}{name}/")
-        variables |= inner
-        kwargs |= settings
-    own = network.state.get("static_kwargs")
-    kwargs |= own if isinstance(own, dict) else {}
-    for item in network.state.get("variables") or []:
-        if not (
-            isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], np.ndarray | np.generic | float)
-        ):
-            raise ConversionError(f"the file's network has a variable {shown(item)} that is no array")
-        variables[f"{prefix}{item[0]}"] = np.asarray(item[1])
+    waiting: list[tuple[str, Any]] = [("", network)]
+    for prefix, part in waiting:  # which grows
+        if not _is_network(part) or len(waiting) > NETWORKS:
+            raise ConversionError(f"the file's network has a part {shown(prefix)} that StyleGAN2 does not have")
+        components, own, items = (part.state.get(key) for key in ("components", "static_kwargs", "variables"))
+        if isinstance(components, dict):
+            waiting += [(f"{prefix}{name}/", inner) for name, inner in components.items()]
+        if isinstance(own, dict):
+            kwargs = own | kwargs  # what the whole says goes first
+        for item in items if isinstance(items, list | tuple) else []:
+            match item:
+                case (str(name), np.ndarray() | float() as value):
+                    variables[prefix + name] = np.asarray(value)
+                case _:
+                    raise ConversionError(f"the file's network has a variable {shown(item)} that is no array")
     return variables, kwargs
 
 

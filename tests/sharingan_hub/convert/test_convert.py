@@ -1,5 +1,6 @@
 """Converted networks against forward passes on the foreign files' own tensors, from random weights in each of the layouts."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -10,8 +11,8 @@ from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.checkpoints.folder import validate
 from sharingan_hub.convert import ConversionError, convert, set_noise
 from sharingan_hub.convert.folder import find
-from sharingan_hub.convert.networks import channel_settings
-from sharingan_hub.convert.unpickle import read
+from sharingan_hub.convert.networks import channel_settings, make_generator
+from sharingan_hub.convert.unpickle import Record, read
 from training.discriminators import StyleGAN2Discriminator
 
 from . import layouts, reference, writers
@@ -209,8 +210,6 @@ def test_a_folder_is_a_whole_checkpoint(tmp_path, monkeypatch):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"model_index.json", "pipeline.py", "README.md", "report.json", "samples/grid.png"} <= names
     card = (folder / "README.md").read_text()
-    import hashlib
-
     assert hashlib.sha256(source.read_bytes()).hexdigest() in card
     for words in (
         "license: other",
@@ -358,8 +357,6 @@ def test_other_networks_are_refused_by_name(case, tmp_path):
 
 
 def find_all(path):
-    from sharingan_hub.convert.networks import make_generator
-
     return make_generator(find(read(path)))
 
 
@@ -399,3 +396,48 @@ def test_the_report_says_where_the_weights_are_from(tmp_path):
     source = layouts.write_nvidia(tmp_path / "network-snapshot-000400.pkl", Sizes())
     report = json.loads((convert(source, tmp_path / "out", which="raw") / "report.json").read_text())
     assert report["converted"]["file"] == source.name and report["converted"]["generator"] == "raw"
+
+
+def module(**state):
+    return Record("torch_utils.persistence", "Generator", (), state)
+
+
+def network(**state):
+    return Record("dnnlib.tflib.network", "Network", (), {"version": 5, **state})
+
+
+def doubling(leaf, parts):
+    """A record that holds itself twice, forty levels deep: 2 to the 40 parts in a small file."""
+    for _ in range(40):
+        leaf = parts({"a": leaf, "b": leaf})
+    return leaf
+
+
+HOSTILE = {
+    "a module without anything": {"G_ema": module()},
+    "names that are numbers": {"G_ema": module(_parameters={3: torch.ones(1)}, _buffers=7, _modules=[1])},
+    "no tensors": {"G_ema": module(_parameters={"weight": "text"})},
+    "no modules": {"G_ema": module(_modules={"synthesis": 5})},
+    "modules that double": {"G_ema": doubling(module(), lambda parts: module(_modules=parts))},
+    "an array for a setting": {"G_ema": module(architecture=np.ones(4))},
+    "networks that double": (doubling(network(), lambda parts: network(components=parts)),) * 3,
+    "variables that are none": (network(variables=7),) * 3,
+    "variables without names": (network(variables=[(1, np.ones(2))]),) * 3,
+    "variables of text": (network(variables=[("dlatent_avg", np.array(["a"]))]),) * 3,
+    "a version that is none": (network(version=np.ones(3)),) * 3,
+    "an array for an option": (network(static_kwargs={"nonlinearity": np.ones(3), "resample_kernel": [np.ones(2)]}),)
+    * 3,
+    "a deep name": (network(variables=[("synthesis/noise99", np.ones((1, 1, 4, 4), "f4"))]),) * 3,
+    "tensors under numbers": {"g_ema": {"conv1.conv.weight": torch.ones(1), 3: torch.ones(1)}},
+    "many layers": {"g_ema": {"conv1.conv.weight": torch.ones(1), "convs.999.conv.weight": torch.ones(1)}},
+    "an empty average": {"g_ema": {"conv1.conv.weight": torch.ones(1)}, "latent_avg": torch.ones(0, 3)},
+    "nothing": {},
+    "a number": 3,
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_contents_are_refused_in_one_sentence(case):
+    with pytest.raises(ConversionError) as caught:
+        make_generator(find(HOSTILE[case]))
+    assert 10 < len(str(caught.value)) < 400 and "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sharingan_hub import RadialGenerator, SharinganPipeline
 from sharingan_hub.convert import ConversionError, convert, export
 
-from . import layouts
+from . import layouts, writers
 from .layouts import Sizes
 
 SQUARE = {
@@ -74,8 +74,6 @@ def test_all_three_formats_hold_the_same_networks(tmp_path):
     second = convert(export(first, tmp_path / "r.pt"), tmp_path / "second", with_discriminator=True)
     state = load_file(export(second, tmp_path / "n.safetensors", "nvidia"))
     judge = load_file(tmp_path / "n-discriminator.safetensors")
-    from . import writers
-
     path = writers.pickle_nvidia(
         tmp_path / "y",
         G_ema=layouts.nvidia_module(state, sizes, "Generator"),
