@@ -30,9 +30,9 @@ from pathlib import Path
 from sharingan_hub.convert.folder import convert, read
 status = lambda name: next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name))
 Path("/proc/self/clear_refs").write_text("5")
-before, start = status("VmRSS"), time.perf_counter()
+before, start = status("VmRSS"), time.process_time()
 value = read(sys.argv[1]) if len(sys.argv) < 3 else convert(sys.argv[1], sys.argv[2], with_discriminator=True)
-print(time.perf_counter() - start, 1024 * (status("VmHWM") - before))
+print(time.process_time() - start, 1024 * (status("VmHWM") - before))
 """
 
 
@@ -112,7 +112,7 @@ def measure(write: Callable[[Path], None], converted: bool, repeats: int = 3) ->
 def main() -> None:
     """Print the table."""
     print(f"torch {torch.__version__}, {NETWORKS} networks of {PARAMETERS / 1e6:.0f} M parameters in each file\n")
-    print("| written as by | file | time | memory beyond imports |\n|---|---|---|---|")
+    print("| written as by | file | processor time | memory beyond imports |\n|---|---|---|---|")
 
     def write_before_zip(path: Path) -> None:
         write_rosinality(path, legacy=True)
