@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sharingan_hub.commands import convert, interpolate, repair, share
+from sharingan_hub.commands import convert, interpolate, repair, share, space
 
 MAX_SEED = 2**32 - 1
 SETTINGS_FILE = "generate.json"
@@ -135,11 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     repair.add_commands(command)
     share.add_commands(command)
     convert.add_commands(command)
-
-    space = command("space", "run the Space on this computer", "sharingan space --port 8000")
-    space.set_defaults(run=_space)
-    space.add_argument("--port", type=_parse_port, default=7860, help="(default: %(default)s)")
-    space.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other computers in (default: %(default)s)")
+    space.add_commands(command)
     return parser
 
 
@@ -191,12 +187,6 @@ def _parse_count(text: str, expected: str = "a whole number from 1 on") -> int:
 def _parse_class(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text[:80]!r}")
-    return int(text)
-
-
-def _parse_port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65535, got {text[:80]!r}")
     return int(text)
 
 
@@ -380,10 +370,3 @@ def _agree_on_settings(folder: Path, settings: dict[str, Any], overwrite: bool) 
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _space(arguments: argparse.Namespace) -> None:
-    from sharingan_hub.space import build_demo
-    from sharingan_hub.space.style import LAUNCH
-
-    build_demo().launch(server_name=arguments.host, server_port=arguments.port, **LAUNCH)

@@ -5,7 +5,7 @@
     hub.fail("drop", lambda request: request.method == "PUT")   # faults, by a condition or by a request's number
     hub.requests                                            # what came, and how many bytes went in and out
 
-A client finds it by HF_ENDPOINT = hub.endpoint, with HF_HUB_DISABLE_XET=1. It holds models only, as "user/name".
+A client finds it by HF_ENDPOINT = hub.endpoint, with HF_HUB_DISABLE_XET=1. It holds models, as "user/name", and Spaces, as "spaces/user/name".
 """
 
 from __future__ import annotations
@@ -140,8 +140,9 @@ class LoopbackHub(LoopbackServer):
     # What the Hub does. Each method answers one kind of request; the groups of its pattern are its arguments.
 
     def answer(self, request: Request) -> Answer:
+        path = request.path.replace("/api/spaces/", "/api/models/spaces/", 1)
         for method, pattern, action in ROUTES:
-            found = re.fullmatch(pattern, request.path)
+            found = re.fullmatch(pattern, path)
             if found and request.method in method.split("|"):
                 try:
                     with self.lock:
@@ -156,13 +157,13 @@ class LoopbackHub(LoopbackServer):
         return self.tokens[request.token] if request.token else None
 
     def may_write(self, user: User | None, repo: str) -> bool:
-        return user is not None and user.can_write and user.name == repo.partition("/")[0]
+        return user is not None and user.can_write and user.name == owner(repo)
 
     def open(self, request: Request, name: str) -> Repo:
         """The repository, if it is there for this visitor."""
         user = self.user(request)
         repo = self.repos.get(name)
-        if repo is None or (repo.private and (user is None or user.name != name.partition("/")[0])):
+        if repo is None or (repo.private and (user is None or user.name != owner(name))):
             status, message = (404, "Repository not found") if user else (401, "Invalid username or password.")
             raise Refusal(status, message, "RepoNotFound")
         if repo.gated and not self.may_write(user, name):
@@ -196,15 +197,17 @@ class LoopbackHub(LoopbackServer):
         user = self.user(request)
         if user is None:
             raise Refusal(401, "Invalid username or password.")
-        name = f"{request.json['organization'] or user.name}/{request.json['name']}"
+        kind = "spaces/" if request.json.get("type") == "space" else ""
+        name = f"{kind}{request.json['organization'] or user.name}/{request.json['name']}"
         if not self.may_write(user, name):
-            raise Refusal(
-                403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]!r}"
-            )
+            raise Refusal(403, f"You don't have the rights to create a model under the namespace {owner(name)!r}")
         url = {"url": f"{self.endpoint}/{name}"}
         if name in self.repos:
             return Answer.json({"error": "You already created this model repo", **url}, 409)
         self.repos[name] = Repo(name, request.json.get("visibility") == "private" or bool(request.json.get("private")))
+        if kind:  # the Hub writes a Space's first card itself
+            card = f"---\ntitle: New\nemoji: 🐨\nsdk: {request.json['sdk']}\napp_file: app.py\n---\n\nCheck out\n"
+            self.repos[name].commit("main", {**self.repos[name].head.files, "README.md": File(card.encode())}, "card")
         return Answer.json(url)
 
     def delete_repo(self, request: Request) -> Answer:
@@ -233,9 +236,10 @@ class LoopbackHub(LoopbackServer):
         shown = [
             repo
             for repo in self.repos.values()
-            if (not repo.private or (user is not None and user.name == repo.name.partition("/")[0]))
+            if not repo.name.startswith("spaces/")
+            and (not repo.private or (user is not None and user.name == owner(repo.name)))
             and query.get("search", "").lower() in repo.name.lower()
-            and query.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
+            and query.get("author", owner(repo.name)) == owner(repo.name)
             and wanted <= set(tags_of(repo.head.card))
         ]
         key = query.get("sort", "downloads")
@@ -367,7 +371,7 @@ class LoopbackHub(LoopbackServer):
         return Answer(206, body, headers | {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{size}"})
 
 
-ID = r"/([^/]+/[^/]+)"
+ID = r"/((?:spaces/)?[^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", "/api/whoami-v2", LoopbackHub.whoami),
     ("POST", "/api/repos/create", LoopbackHub.create_repo),
@@ -385,6 +389,11 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", "/lfs/verify", LoopbackHub.lfs_verify),
     ("GET|HEAD", f"{ID}/resolve/([^/]+)/(.+)", LoopbackHub.resolve),
 ]
+
+
+def owner(name: str) -> str:
+    """Whose a repository is."""
+    return name.split("/")[-2]
 
 
 def in_words(time: datetime) -> str:
@@ -405,9 +414,9 @@ def tags_of(card: dict[str, Any]) -> list[str]:
 def describe(repo: Repo, revision: Revision, full: bool, card: bool, blobs: bool = False) -> dict[str, Any]:
     """A model as the API tells it."""
     told: dict[str, Any] = {
-        "id": repo.name,
+        "id": repo.name.removeprefix("spaces/"),
         "modelId": repo.name,
-        "author": repo.name.partition("/")[0],
+        "author": owner(repo.name),
         "private": repo.private,
         "gated": "manual" if repo.gated else False,
         "downloads": repo.downloads,

@@ -1,4 +1,4 @@
-"""The Hub: pull, publish, discover and validate; every problem is a HubError."""
+"""The Hub: pull, publish, publish_space, discover and validate; every problem is a HubError."""
 
 from sharingan_hub.checkpoints.folder import KNOWN_GENERATORS as KNOWN_GENERATORS
 from sharingan_hub.checkpoints.folder import WEIGHTS as WEIGHTS
@@ -15,6 +15,7 @@ from sharingan_hub.hub.client import RateLimitError as RateLimitError
 from sharingan_hub.hub.client import RejectedError as RejectedError
 from sharingan_hub.hub.client import RepositoryError as RepositoryError
 from sharingan_hub.hub.client import UnreachableError as UnreachableError
+from sharingan_hub.hub.deploying import publish_space as publish_space
 from sharingan_hub.hub.fetching import DEFAULT as DEFAULT
 from sharingan_hub.hub.fetching import locate as locate
 from sharingan_hub.hub.fetching import pull as pull

@@ -360,7 +360,7 @@ def test_space_is_launched_where_told(monkeypatch):
     launched = {}
     space = types.ModuleType("sharingan_hub.space")
     space.__path__ = []
-    space.build_demo = lambda: types.SimpleNamespace(launch=lambda **options: launched.update(options))
+    space.build_demo = lambda model: types.SimpleNamespace(launch=lambda **options: launched.update(options))
     style = types.ModuleType("sharingan_hub.space.style")
     style.LAUNCH = {"theme": "red"}
     monkeypatch.setitem(sys.modules, space.__name__, space)
