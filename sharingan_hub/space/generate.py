@@ -96,9 +96,10 @@ def tab(page: Page) -> None:
         path = picture.get("path") if isinstance(picture, dict) else None
         with friendly():
             found = read_recipe(path) if path else None
-            if found and "film" in found:
-                found = found["film"]["keyframes"][0]
-        if found is None:
+        if found and "film" in found:
+            keyframes = found["film"].get("keyframes") if isinstance(found["film"], dict) else None
+            found = keyframes[0] if isinstance(keyframes, list) and keyframes else None
+        if not isinstance(found, dict):
             raise problem(
                 "No recipe in this file. PNG and SVG files made here carry one, unless another program has saved them since."
             )

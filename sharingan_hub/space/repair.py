@@ -166,10 +166,14 @@ def read_picture(value: Any, name: str = "The picture") -> Image.Image:
                 raise problem(f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are opened.")
             if min(image.size) < LEAST_SIDE:
                 raise problem(f"{name} has {image.width} x {image.height} pixels; it must have {LEAST_SIDE} each way.")
+            if max(image.size) * LEAST_SIDE > min(image.size) * WORK_SIDE:
+                raise problem(f"{name} has {image.width} x {image.height} pixels, which is too long and narrow.")
             image.load()
             upright = on_white(ImageOps.exif_transpose(image))
     except gr.Error:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit comes first
+        raise problem(f"{name} has too many pixels; at most {MAX_PIXELS:,} are opened.") from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise problem(f"{name} cannot be read: it is no whole PNG, JPEG or WebP.") from error
     upright.thumbnail((WORK_SIDE, WORK_SIDE), Image.Resampling.LANCZOS)
