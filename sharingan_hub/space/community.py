@@ -215,7 +215,7 @@ def card(entry: dict[str, Any]) -> str:
     ]
     trust = f"{entry['downloads']} downloads · {entry['likes']} likes · {age(entry['updated'])}"
     return (
-        f'<article><div class="thumb">{picture}</div><div class="words"><h4>{text(entry["title"])}</h4>'
+        f'<article><div class="thumb">{picture}</div><div class="words"><h2>{text(entry["title"])}</h2>'
         f'<p class="by">{text(entry["repo_id"])}</p>'
         f"<p>{text(' · '.join(fact for fact in (kind, *facts) if fact))}</p><p>{text(trust)}</p>"
         f'<button type="button" data-repo="{text(entry["repo_id"])}" data-adapter="{str(entry["is_adapter"]).lower()}">'

@@ -154,7 +154,7 @@ def tab(page: Page) -> None:
             )
             keep = gr.Button("Vary, pin and save it", size="md", interactive=False, elem_classes="early")
             gr.Markdown(HELP, elem_classes=["hint", "late"])
-    gr.Markdown("### Into an eye", elem_id="part")
+    gr.Markdown("## Into an eye", elem_id="part")
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
             eye = gr.File(label="An eye", file_types=["image"], height=150, elem_id="eye-upload", elem_classes="early")

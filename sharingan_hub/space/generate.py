@@ -185,8 +185,12 @@ def tab(page: Page) -> None:
             size = gr.Radio(list(SIZES), value=DETAIL_SIZE, label="Size of the PNG in pixels", elem_classes="keys")
             with gr.Accordion("Recipe, link, Python", open=False):
                 link = gr.Textbox(label="Link to this design", buttons=["copy"], interactive=False, elem_id="link")
-                recipe_text = gr.Code(pretty(models.named(start)), language="json", label="Recipe", elem_id="recipe")
-                code = gr.Code(snippet(start, models), language="python", label="Python", elem_id="python")
+                recipe_text = gr.Code(
+                    pretty(models.named(start)), language="json", label="Recipe", elem_id="recipe", buttons=["copy"]
+                )
+                code = gr.Code(
+                    snippet(start, models), language="python", label="Python", elem_id="python", buttons=["copy"]
+                )
             dropped = gr.File(
                 label="Drop a PNG or SVG made here to restore it",
                 file_types=["image"],

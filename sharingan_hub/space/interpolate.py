@@ -131,7 +131,7 @@ def tab(page: Page) -> None:
             frames = emblems([], "Keyframes", "keyframes", 8, kind="small")
             examples = gr.Button("Pin three examples", size="md")
             with gr.Accordion("Python", open=False):
-                code = gr.Code(language="python", show_label=False, label="Python")
+                code = gr.Code(language="python", show_label=False, label="Python", buttons=["copy"])
             gr.Markdown(HELP, elem_classes=["hint", "late"])
     film = gr.File(visible=False)
 

@@ -104,7 +104,7 @@ def tab(page: Page) -> Callable[..., Any]:
                 clear = gr.Button("Undo all", size="md")
                 keep = gr.Button("Take to Generate", size="md", variant="primary")
             with gr.Accordion("Python", open=False):
-                code = gr.Code(language="python", show_label=False, label="Python")
+                code = gr.Code(language="python", show_label=False, label="Python", buttons=["copy"])
             gr.Markdown(HELP, elem_classes=["hint", "late"])
 
     live: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}

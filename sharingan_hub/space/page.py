@@ -119,7 +119,7 @@ def heading(recipe: Recipe) -> str:
     """A design's name above its buttons."""
     order = "" if recipe.order is None else f" · order {recipe.order}"
     palette = "" if recipe.palette is None else f" · {recipe.palette}"
-    return f"### {recipe.title}{order}{palette}"
+    return f"## {recipe.title}{order}{palette}"
 
 
 def progress_bar(text: str, value: float, most: float, what: str = "") -> str:

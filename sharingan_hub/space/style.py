@@ -112,7 +112,7 @@ new MutationObserver(() => {
     document.querySelectorAll(what).forEach((element) => element.setAttribute(name, value));
   missing("button:has(> .image-frame):not([aria-label])", "aria-label", "The picture");
   missing(".empty[aria-label]:not([role])", "role", "img");
-  missing(".cm-scroller[tabindex='-1']", "tabindex", "0");
+  missing(".cm-scroller[tabindex='-1'], :is(.prose pre, #card table):not([tabindex])", "tabindex", "0");
 }).observe(document, {childList: true, subtree: true});
 </script>"""
 

@@ -179,7 +179,7 @@ def tab(page: Page) -> None:
                 format="png", show_label=False, label="What it draws now", interactive=False, buttons=[],
                 elem_id="learning", elem_classes="early",
             )  # fmt: skip
-            with gr.Column(visible=False, elem_id="trained") as result:
+            with gr.Column(visible=False, elem_id="trained", elem_classes="early") as result:
                 report = gr.Markdown("", elem_id="report")
                 nearest = gr.Image(
                     format="png", label="Its designs that are nearest to yours, above yours", show_label=False, interactive=False,
@@ -340,7 +340,7 @@ def measure(folder: Path) -> tuple[str, Image.Image]:
     report = read_json(model / "report.json")
     half = PAIRS // 2
     text = (
-        f"### {report['steps']} steps in {report['minutes']:.1f} minutes\n"
+        f"## {report['steps']} steps in {report['minutes']:.1f} minutes\n"
         f"- **Copying**: {copies} of {SAMPLES} designs are nearer to one of your pictures than the two most alike of yours are to "
         f"each other. In the median they are {figures['novelty'].value:.1f} times as far from yours as yours from one another.\n"
         f"- **Diversity**: designs around the same picture of yours differ {figures['diversity'].value / float(apart.mean()):.1f} "

@@ -36,11 +36,11 @@ def test_visitor_generates_chooses_and_saves(page, tmp_path):
 
 def test_settings_redraw_the_same_seeds_and_a_dropped_file_brings_them_back(page, tmp_path, client):
     page.locator(".swatches").get_by_role("radio", name="sapphire").first.check(force=True)
-    page.locator("#title h3", has_text="sapphire").wait_for()
+    page.locator("#title h2", has_text="sapphire").wait_for()
     assert page.locator("#gallery .caption-label").all_inner_texts() == [f"seed {i}" for i in range(8)]
     png = client.predict({"seed": 77, "order": 5, "truncation_psi": 1.1, "palette": "gold"}, 256, api_name="/draw")
     page.locator("#restore input[type=file]").set_input_files(png)
-    page.locator("#title h3", has_text="seed 77 · order 5 · gold").wait_for()
+    page.locator("#title h2", has_text="seed 77 · order 5 · gold").wait_for()
     page.wait_for_function("document.querySelector('#settings input[type=number]').value == '1.1'")
     assert page.locator("#settings").get_by_role("radio", name="5", exact=True).is_checked()
 
@@ -50,15 +50,15 @@ def test_variations_pins_and_links_stay_with_the_visitor(page, url):
     page.get_by_role("button", name="Vary the chosen one").click()
     page.locator("#gallery .caption-label", has_text="variation").nth(6).wait_for()
     page.locator("#gallery .thumbnail-item").nth(2).click()
-    page.locator("#title h3", has_text="variation").wait_for()
-    title = page.locator("#title h3").inner_text()
+    page.locator("#title h2", has_text="variation").wait_for()
+    title = page.locator("#title h2").inner_text()
     page.get_by_role("button", name="Pin", exact=True).click()
     page.locator("#pinned .thumbnail-item img").wait_for()
     page.get_by_role("button", name="Recipe, link, Python").click()
     link = page.locator("#link textarea").input_value()
     assert link.startswith(url) and "variation=" in link
     page.goto(link)
-    page.locator("#title h3", has_text=title).wait_for()
+    page.locator("#title h2", has_text=title).wait_for()
     page.wait_for_function("document.querySelector('#settings input[type=number]').value == '0.7'")
     page.locator("#pinned .thumbnail-item img").wait_for()  # kept in the browser
     page.get_by_role("button", name="Recipe, link, Python").click()
@@ -113,4 +113,4 @@ def test_visitor_mixes_and_moves(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('#mixed img').src != before", arg=before)
     page.get_by_role("button", name="Take to Generate").click()
-    page.locator("#title h3", has_text="seed 2 · mixed").wait_for()
+    page.locator("#title h2", has_text="seed 2 · mixed").wait_for()

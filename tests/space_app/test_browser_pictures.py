@@ -42,14 +42,14 @@ def test_visitor_finds_a_design_and_stops_a_search(page, served, client):
     page.locator("#placed img").click(position={"x": 10, "y": 20})
     page.get_by_text(re.compile(r"Iris at \d% and \d% of")).wait_for()
     page.get_by_role("button", name="Vary, pin and save it").click()
-    page.locator("#title h3", has_text="from a picture").wait_for()
+    page.locator("#title h2", has_text="from a picture").wait_for()
     page.get_by_role("button", name="Pin", exact=True).click()
     page.locator("#pinned .thumbnail-item img").wait_for()
     page.get_by_role("button", name="Recipe, link, Python").click()
     assert page.locator("#link textarea").input_value().startswith("Found from a picture, so too long for a link")
     page.reload()
     page.locator("#pinned .thumbnail-item").click()
-    page.locator("#title h3", has_text="from a picture").wait_for()
+    page.locator("#title h2", has_text="from a picture").wait_for()
 
 
 def test_visitor_uploads_a_drawing(page, client, tmp_path):
@@ -66,7 +66,7 @@ def test_visitor_uploads_a_drawing(page, client, tmp_path):
     page.get_by_role("button", name="Find it").click()
     page.locator("#found-status b").wait_for(timeout=120_000)
     page.get_by_role("button", name="Vary, pin and save it").click()
-    page.locator("#title h3", has_text="from a picture").wait_for()
+    page.locator("#title h2", has_text="from a picture").wait_for()
 
 
 def test_visitor_loads_a_community_model_and_comes_back(page, hub):
