@@ -24,7 +24,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from .checks import check_flag, check_number, friendly, problem
-from .page import DOWNLOAD, Page, endpoint, progress_bar
+from .page import DOWNLOAD, WAIT, Page, endpoint, progress_bar
 from .repair import read_picture
 
 if TYPE_CHECKING:
@@ -45,10 +45,12 @@ HELP = """
 Round emblems in one style, each about square and filled by its emblem. The model first takes over their colours and rings, then
 learns against a critic. One training runs at a time, on the processor (or on a GPU that the Space owns; not on ZeroGPU).
 
-**Pictures and model are deleted as you leave or reload this page, and after an hour**: download or publish what you like. Use pictures that are yours to use.
+**The model is deleted as you leave or reload this page, or after an hour**, and what you uploaded within about an hour: download or
+publish what you like. Use pictures that are yours to use.
 """
 LOGIN = "Sign in first if you want to publish: it opens this page anew."
 EMPTY = "Choose pictures, then press Train."
+CANCELLED = "Stopped. Nothing of it is kept."
 
 
 def is_available() -> bool:
@@ -150,7 +152,8 @@ def tab(page: Page) -> None:
         training.folder.cleanup()
 
     def ready(yes: bool = True) -> list[Any]:
-        return [gr.Button(interactive=yes), gr.Button(interactive=not yes)]
+        """Either a training can begin, or the one that is under way be ended."""
+        return [gr.Button(interactive=yes), gr.Button(interactive=not yes), gr.Button(interactive=not yes)]
 
     def start() -> list[Any]:
         return [*ready(False), "Waiting for its turn.", gr.Column(visible=False)]
@@ -174,6 +177,7 @@ def tab(page: Page) -> None:
             with gr.Row(elem_classes=["actions", "early"]):
                 go = gr.Button("Train", variant="primary", size="md", elem_id="train")
                 stop = gr.Button("Stop and keep", size="md", interactive=False, elem_id="stop")
+                cancel = gr.Button("Cancel", size="md", interactive=False, elem_id="cancel-training")
             status = gr.HTML(EMPTY, elem_id="training", padding=False, elem_classes="early")
             strip = gr.Image(
                 format="png", show_label=False, label="What it draws now", interactive=False, buttons=[],
@@ -199,7 +203,8 @@ def tab(page: Page) -> None:
     url = gr.Textbox(visible=False)
 
     private_event: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    go.click(start, None, [go, stop, status, result], queue=False, **private_event)
+    buttons = [go, stop, cancel]
+    go.click(start, None, [*buttons, status, result], queue=False, **private_event)
     made = endpoint(
         [go.click], train, [pictures, minutes], [strip, status, model, archive, report, nearest], "train",
         "Adapt the source model to 10 to 30 pictures for some minutes (0.05 to 10): previews come first, last the model's name, "
@@ -207,7 +212,7 @@ def tab(page: Page) -> None:
         show_progress="hidden",
     )  # fmt: skip
     for event in (made.success, made.failure):
-        event(ready, None, [go, stop], queue=False, **private_event)
+        event(ready, None, buttons, queue=False, **private_event)
     made.success(lambda: gr.Column(visible=True), None, result, queue=False, **private_event)
     made.failure(lambda: EMPTY, None, status, queue=False, **private_event)
     page.on_loaded(made.success(lambda name: name, model, page.loaded, queue=False, **private_event))
@@ -216,6 +221,10 @@ def tab(page: Page) -> None:
         "End this session's training after the step that it is at; /train then gives what was learnt.",
         show_progress="hidden",
     )  # fmt: skip
+    cancelled = cancel.click(None, cancels=[made], api_visibility="private").then(
+        None, js=WAIT, api_visibility="private"
+    )
+    cancelled.then(lambda: [*ready(), CANCELLED], None, [*buttons, status], queue=False, **private_event)
     pictures.change(count, pictures, status, preprocess=False, queue=False, **private_event)
     save.click(None, archive, None, js=DOWNLOAD, api_visibility="private")
     endpoint(

@@ -37,10 +37,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def running(hub: LoopbackHub, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the Space makes temporary folders."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="session")
+def running(hub: LoopbackHub, served: Path, scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """app.py with the embedded model: one server for all of these tests, which go to one worker."""
-    home = tmp_path_factory.mktemp("hf")
-    with app(GRADIO_TEMP_DIR=str(served), HF_ENDPOINT=hub.endpoint, HF_HOME=str(home)) as started:
+    folders = {"GRADIO_TEMP_DIR": served, "TMPDIR": scratch, "HF_HOME": tmp_path_factory.mktemp("hf")}
+    with app(HF_ENDPOINT=hub.endpoint, **{name: str(folder) for name, folder in folders.items()}) as started:
         yield started
 
 
