@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
 
 from .checks import friendly, problem
 from .page import GRID_SIZE, Page, emblems, endpoint
@@ -56,10 +58,13 @@ def tab(page: Page) -> Callable[..., Any]:
             text = file.read_text(encoding="utf-8", errors="replace")[:MAX_CARD] if file.is_file() else ""
             card = safe_card(text) or "This model has no card."
             samples = sorted((folder / "samples").glob("*.png")) if (folder / "samples").is_dir() else []
-            return [
-                without_pictures(card),
-                [(str(path), path.stem) for path in samples if path.stem in ("grid", "nearest")],
+            # Copied: Gradio refuses to show files of the Hub's cache, and of a package that is not beneath the current folder.
+            shown = [
+                (save_file_to_cache(path, get_upload_folder()), path.stem)
+                for path in samples
+                if path.stem in ("grid", "nearest")
             ]
+            return [without_pictures(card), shown]
 
     with gr.Row(elem_classes="split"):
         with gr.Column(elem_classes="controls", min_width=0):
