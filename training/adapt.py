@@ -42,8 +42,8 @@ from sharingan_hub import hub
 from sharingan_hub.cards import write_card
 from training.checkpoints import write_json
 from training.config import TrainConfig
-from training.game import weights_of
 from training.low_rank import add_low_rank, write_adapter
+from training.players import weights_of
 from training.train import build_trainer, parse, run, train
 from training.trainer import Trainer
 

@@ -11,14 +11,21 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sharingan_hub.media import image_grid, write_png
+from sharingan_hub.media import image_grid, write_animation, write_png
 
+PREVIEW_ROWS = 12  # at most, in a strip
+FILM_FPS = 4
 EMBLEM_SEEDS, EMBLEM_COLUMNS, EMBLEM_SIZE = range(16), 8, 256
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
     return sorted(path for path in folder.glob("step_????????") if (path / "progress.json").is_file())
+
+
+def checkpoint_name(step: int | None) -> str:
+    """Of a checkpoint's folder."""
+    return "" if step is None else f"step_{step:08d}"
 
 
 @contextmanager
@@ -55,6 +62,18 @@ def picture_grid(images: Tensor, columns: int) -> Image.Image:
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
     rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
     return Image.fromarray(rows.flatten(0, 1).flatten(1, 2).numpy())
+
+
+def write_previews(folder: Path, last: int, target: Path) -> None:
+    """Write the rows of pictures in `folder`, one for each checkpoint up to the step `last`, as a strip and as a film.
+
+    target: gets preview.png, of PREVIEW_ROWS at most, and training.gif, of all where they are several.
+    """
+    rows = [Image.open(path) for path in sorted(folder.glob("????????.png")) if int(path.stem) <= last]
+    chosen = dict.fromkeys(i * (len(rows) - 1) // (PREVIEW_ROWS - 1) for i in range(PREVIEW_ROWS))
+    save_picture(image_grid([rows[i] for i in chosen], columns=1), target / "preview.png")
+    if len(rows) > 1:
+        write_animation(rows, target / "training.gif", fps=FILM_FPS)
 
 
 def emblem_grid(pipe: Any, truncation_psi: float = 0.7) -> Image.Image:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from training import augment
 
+UNSIGNED = ("wasserstein", "least_squares", "relativistic", "began")  # objectives whose D is not undecided at 0
+
 
 def check_positive(config: Any, names: str) -> None:
     """Raise ValueError where a setting that is given, of those named, is not above 0."""
@@ -25,22 +27,35 @@ class TrainConfig:
         resolution: side of the pictures trained on, a power of two.
         generator: class_name and the arguments of the class.
         discriminator: class_name and the arguments of the class.
-        objective: pair of losses.
-        regularizers: penalties on the discriminator.
+        objective: pair of losses; see objectives.py.
+        regularizers: any of r1, r2 (the same on fakes), gradient_penalty (WGAN-GP), weight_clipping (WGAN), spectral_norm (on
+            both networks), path_length (on the generator), and distance_d or distance_g, the squared distance of each fake
+            from the real picture beside it, added to the discriminator's loss, where it has no gradient (Nazeri), or to the
+            generator's, where it has. None is [].
         batch_size: pictures in a step, over all processes and accumulation steps.
         gradient_accumulation_steps: parts in which a process computes its share, to save memory.
         max_steps: steps in all, counted over resumes.
         max_minutes: minutes of training in all, counted over resumes.
         seed: decides everything random.
-        learning_rate: Adam's, of the generator.
-        discriminator_learning_rate: Adam's, of the discriminator; the generator's where not given.
+        optimizer: of both networks; momentum is sgd with a momentum of 0.9.
+        critic_steps: steps of the discriminator for each one of the generator. All counts of steps are the discriminator's.
+        learning_rate: the optimiser's, of the generator.
+        discriminator_learning_rate: the optimiser's, of the discriminator; the generator's where not given.
         rate_factors: parts of the generator that learn faster or slower, by the beginnings of their weights' names.
         cooldown: the last part of the run, by steps or by minutes, over which both learning rates fall to zero, in a line.
         adam_beta1: decay of Adam's mean.
         adam_beta2: decay of Adam's mean square.
-        r1_gamma: weight of R1.
-        r1_interval: steps from one R1 to the next; its weight grows by as much.
-        r1_batch_fraction: part of the batch that R1 looks at.
+        r1_gamma: weight of R1, and of R2.
+        r1_interval: steps from one R1, or R2, to the next; its weight grows by as much.
+        r1_batch_fraction: part of the batch that R1 and R2 look at.
+        gradient_penalty_weight: lambda of WGAN-GP.
+        clip_value: weight clipping's limit, either way.
+        clip_gradient_norm: the longest gradient of the discriminator; a longer one is cut to it. Any where not given.
+        path_length_weight: weight of path length regularisation.
+        path_length_interval: steps of the generator from one to the next; its weight grows by as much.
+        distance_weight: Nazeri's beta.
+        began_gamma: BEGAN's balance of fakes' reconstruction errors to reals'; the lower, the less varied and the sharper.
+        began_rate: how fast BEGAN's k moves.
         teaching_steps: steps at the start in which a RadialGenerator or StyleGAN2Generator is shown what each of its latents
             should become, among emblems of the source distribution, whatever train_data is; the discriminator waits.
         mapping_steps: how many of them, the first ones, are for the mapping network alone, the rest for the synthesis network;
@@ -76,6 +91,8 @@ class TrainConfig:
         sample_every: steps between two grids of samples.
         checkpointing_steps: steps between two checkpoints.
         checkpoints_total_limit: checkpoints kept.
+        stop_on_collapse: where at two checkpoints running the fakes are all but alike, stop, and go back to the checkpoint
+            with the lowest KID. Without it there is a warning.
         resume_from: a checkpoint folder, or latest, which starts fresh where there is none.
         report_to: tensorboard, trackio or none.
         push_to_hub: publish each checkpoint in the background, and the result.
@@ -90,13 +107,36 @@ class TrainConfig:
     resolution: int = 64
     generator: dict[str, Any] = field(default_factory=lambda: {"class_name": "RadialGenerator"})
     discriminator: dict[str, Any] = field(default_factory=lambda: {"class_name": "StyleGAN2Discriminator"})
-    objective: Literal["non_saturating"] = "non_saturating"
-    regularizers: list[Literal["r1"]] = field(default_factory=lambda: ["r1"])
+    objective: Literal[
+        "minimax",
+        "non_saturating",
+        "wasserstein",
+        "least_squares",
+        "least_squares_signed",
+        "hinge",
+        "relativistic",
+        "began",
+        "mse",
+    ] = "non_saturating"
+    regularizers: list[
+        Literal[
+            "r1",
+            "r2",
+            "gradient_penalty",
+            "weight_clipping",
+            "spectral_norm",
+            "path_length",
+            "distance_d",
+            "distance_g",
+        ]
+    ] = field(default_factory=lambda: ["r1"])
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
     max_steps: int | None = None
     max_minutes: float | None = None
     seed: int = 0
+    optimizer: Literal["adam", "rmsprop", "adagrad", "sgd", "momentum"] = "adam"
+    critic_steps: int = 1
     learning_rate: float = 2.5e-3
     discriminator_learning_rate: float | None = None
     rate_factors: dict[str, float] = field(default_factory=dict)
@@ -106,6 +146,14 @@ class TrainConfig:
     r1_gamma: float = 0.1
     r1_interval: int = 16
     r1_batch_fraction: float = 0.5
+    gradient_penalty_weight: float = 10.0
+    clip_value: float = 0.01
+    clip_gradient_norm: float | None = None
+    path_length_weight: float = 2.0
+    path_length_interval: int = 4
+    distance_weight: float = 0.01
+    began_gamma: float = 0.5
+    began_rate: float = 0.001
     teaching_steps: int = 0
     mapping_steps: int = 0
     teaching_weight: float = 0.0
@@ -136,6 +184,7 @@ class TrainConfig:
     sample_every: int = 500
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 3
+    stop_on_collapse: bool = False
     resume_from: str | None = None
     report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
     push_to_hub: bool = False
@@ -147,10 +196,12 @@ class TrainConfig:
         positive = (
             "resolution batch_size gradient_accumulation_steps max_steps max_minutes learning_rate "
             "discriminator_learning_rate sharpen r1_interval ada_kimg sample_every checkpointing_steps "
-            "checkpoints_total_limit threads patch_level patch_share anchors fisher_interval fisher_samples"
+            "checkpoints_total_limit threads patch_level patch_share anchors fisher_interval fisher_samples critic_steps "
+            "gradient_penalty_weight clip_value clip_gradient_norm path_length_weight path_length_interval "
+            "distance_weight began_rate"
         )
         check_positive(self, positive)
-        shares = ("cooldown", "patch_share", "fisher_freeze", "fisher_zero")
+        shares = ("cooldown", "patch_share", "fisher_freeze", "fisher_zero", "began_gamma")
         for name in ("adam_beta1", "adam_beta2", "ema_decay", "style_mixing", "r1_batch_fraction", *shares):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
@@ -175,6 +226,8 @@ class TrainConfig:
             raise ValueError("style_mixing must be 0 with teaching_weight: of a mixed style no answer is known.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("hub_model_id must be given with push_to_hub.")
+        if self.augment == "ada" and self.objective in UNSIGNED:
+            raise ValueError(f"augment must not be ada with {self.objective}, where the sign of D(real) says nothing.")
         augment.check_transforms(self.augmentations)
         self._check_methods()
 
@@ -186,6 +239,8 @@ class TrainConfig:
             raise ValueError("anchor_every must be 0 or at least 2: at 1, no step would be left for the patch head.")
         if self.anchor_every and self.patch_level is None:
             raise ValueError("anchor_every needs patch_level, for a patch head that judges the other steps.")
+        if self.anchor_every and self.critic_steps > 1:
+            raise ValueError("anchor_every needs critic_steps 1, or the generator would miss some of its turns.")
         if self.fisher_zero > self.fisher_freeze:
             raise ValueError(
                 f"fisher_zero must not be above fisher_freeze, {self.fisher_freeze}; got {self.fisher_zero}."

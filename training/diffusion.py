@@ -31,7 +31,9 @@ from sharingan_hub.cards import write_card
 from training.checkpoints import picture_grid, replaced_folder, save_picture
 from training.config import check_positive
 from training.data import load_pictures
-from training.game import PictureData, open_accelerator, quicken_cpu
+from training.monitor import Monitor
+from training.players import PictureData
+from training.process import open_accelerator, quicken_cpu
 from training.report import run_report
 from training.sampling import seeded
 from training.train import parse, run
@@ -93,6 +95,7 @@ class DiffusionConfig:
     # What else the loop asks of a run: nothing of the kind happens here.
     teaching_steps: ClassVar[int] = 0
     statistics_steps: ClassVar[int] = 0
+    stop_on_collapse: ClassVar[bool] = False
     push_to_hub: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -237,6 +240,8 @@ class DiffusionTrainer(Trainer):
         self.stopping = self.interrupted = False
         self.publisher = None  # nothing of ours would open it on the Hub
         self.probability, self.signs = 0.0, []
+        self.k = self.path_length = 0.0
+        self.monitor = Monitor(dataset)
         self.noise = first_noise(config.seed, 4 * SAMPLE_COLUMNS, config.resolution)
 
     def _train_step(self, reals: Tensor) -> dict[str, float]:
@@ -268,8 +273,11 @@ class DiffusionTrainer(Trainer):
     def _set_rates(self) -> None:
         """The rate stays: the average calms the end of a run."""
 
-    def _adapt(self, sign: float) -> None:
+    def _adapt(self, values: dict[str, float]) -> None:
         """No augmentation adapts."""
+
+    def _watch(self) -> None:
+        """A diffusion model does not collapse."""
 
     def _check(self, values: dict[str, float]) -> None:
         if not all(torch.tensor(list(values.values())).isfinite()):
@@ -281,9 +289,10 @@ class DiffusionTrainer(Trainer):
     def _summary(self, row: dict[str, float]) -> str:
         return f"loss {row['loss']:.4f}"
 
-    def _load(self, checkpoint: Path) -> None:
-        super()._load(checkpoint)
+    def _load(self, checkpoint: Path) -> dict[str, Any]:
+        progress = super()._load(checkpoint)
         self.averages.to(self.device)
+        return progress
 
     def _stateful(self) -> dict[str, Any]:
         return {"unet": self.unet, "averages": self.averages, "optimizer": self.g_optimizer}

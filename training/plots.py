@@ -81,3 +81,62 @@ def curves(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+CURVES = {  # title, the statistics that it shows where they are there, and whether on a logarithmic scale
+    "Losses": (("loss_d", "loss_g", "loss", "difference", "convergence"), False),
+    "Gradient norms": (("gradient_d", "gradient_g"), True),
+    "Share of real and fake pairs that D tells apart": (("accuracy",), False),
+    "Diversity of fakes, as a share of the pictures' own": (("diversity",), False),
+}
+
+
+def training_curves(
+    rows: Sequence[Mapping[str, float]],
+    checks: Sequence[Mapping[str, float]],
+    collapsed: int | None,
+    best: int | None,
+    path: Path,
+) -> None:
+    """The curves of a run over its steps, one below the other; marked are a collapse and, after one, the best checkpoint.
+
+    rows, checks: as training/monitor.py keeps them.
+    """
+    plots = {
+        title: {name: [row for row in (*rows, *checks) if name in row] for name in names}
+        for title, (names, _) in CURVES.items()
+    }
+    plots = {title: lines for title, lines in plots.items() if any(lines.values())}
+    figure = new_figure(9, 2.2 * len(plots) + 0.4)
+    for axes, (title, lines) in zip(figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0], plots.items()):
+        for name, points in lines.items():
+            if points:
+                marker = "o" if len(points) < 30 else None
+                xs, ys = [point["step"] for point in points], [point[name] for point in points]
+                axes.plot(xs, ys, marker=marker, markersize=3, linewidth=1.2, label=name)
+        if CURVES[title][1]:
+            axes.set_yscale("log")
+        if title.startswith(("Share", "Diversity")):
+            axes.set_ylim(0, None if title.startswith("Diversity") else 1.02)
+        elif len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="upper right")
+        if collapsed is not None:
+            axes.axvline(collapsed, color="#c1121f", linestyle="--", linewidth=1)
+            axes.text(
+                collapsed,
+                0.96,
+                " collapse",
+                color="#c1121f",
+                fontsize=8,
+                va="top",
+                transform=axes.get_xaxis_transform(),
+            )
+            if best is not None:
+                axes.axvline(best, color="#2a7f3f", linestyle=":", linewidth=1)
+                axes.text(
+                    best, 0.96, " best", color="#2a7f3f", fontsize=8, va="top", transform=axes.get_xaxis_transform()
+                )
+        axes.set_title(title, fontsize=10, loc="left", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("step")
+    save_figure(figure, path)

@@ -87,26 +87,37 @@ def takes_noise(generator: Any) -> bool:
     return "noise_mode" in inspect.signature(getattr(synthesis, "forward", synthesis)).parameters
 
 
-def generate(generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
-    """Pictures (N,3,size,size) in [-1,1].
-
-    noise: one random generator for each picture, for generators that take noise; None uses their fixed noise.
-    """
+def styles(generator: Any, latents: Latents) -> Tensor:
+    """What latents become before they are drawn: ws (N,num_ws,w_dim)."""
     given = latents.conditions
     order = {"order": given["order"]} if "order" in given else {}
-    ws = generator.broadcast(generator.mapping(latents.z, **order), **given)
+    ws: Tensor = generator.broadcast(generator.mapping(latents.z, **order), **given)
     if latents.mixing is not None:
         second, first_row = latents.mixing
         rows = torch.arange(ws.shape[1], device=ws.device)
         replaced = (rows >= first_row[:, None]) & (rows < generator.style_ws)
         ws = torch.where(replaced[:, :, None], generator.broadcast(generator.mapping(second, **order), **given), ws)
+    return ws
+
+
+def draw_pictures(generator: Any, ws: Tensor, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
+    """Pictures (N,3,size,size) in [-1,1] of ws.
+
+    noise: one random generator for each picture, for generators that take noise; None uses their fixed noise.
+    """
     options: dict[str, Any] = {}
     if "output_size" in generator.conditions:
         options["output_size"] = size
     if takes_noise(generator):
         options["noise_mode"] = "const" if noise is None else "random"
         options["generator"] = noise
-    return generator.synthesis(ws, **options)
+    pictures: Tensor = generator.synthesis(ws, **options)
+    return pictures
+
+
+def generate(generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
+    """Pictures (N,3,size,size) in [-1,1] of latents; noise as for draw_pictures."""
+    return draw_pictures(generator, styles(generator, latents), size, noise)
 
 
 @torch.no_grad()

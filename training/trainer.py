@@ -7,20 +7,16 @@ import logging
 import math
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,11 +25,24 @@ from sharingan_hub.cards import write_card
 from sharingan_hub.checkpoints.ticket import remove_masks
 from sharingan_hub.pipeline_sharingan import SharinganPipeline
 from training import augment
-from training.checkpoints import list_checkpoints, picture_grid, replaced_folder, save_picture, write_json
+from training.checkpoints import (
+    checkpoint_name,
+    list_checkpoints,
+    picture_grid,
+    replaced_folder,
+    save_picture,
+    write_json,
+    write_previews,
+)
 from training.config import TrainConfig
-from training.game import Game, PictureData
+from training.game import Game
 from training.low_rank import merged
+from training.monitor import Monitor
+from training.objectives import convergence, next_k
+from training.players import PictureData
+from training.process import stopped_by_signals
 from training.publishing import CheckpointPublisher
+from training.regularizers import PATH_DECAY
 from training.report import run_report
 from training.sampling import center_styles, draw_latents, generate
 
@@ -41,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows in the tracker
 SAMPLE_COLUMNS, SAMPLE_ROWS = 8, 4
-PREVIEW_ROWS = 12  # at most, in the strip written at the end
+CHECKED, CHECKED_SIDE = 32, 64  # pictures at which a collapse would show, and their side where it may be any
 
 
 def now() -> float:
@@ -70,6 +79,7 @@ class Trainer(Game):
         self.stopping = False
         publishing = config.push_to_hub and self.accelerator.is_main_process
         self.publisher = CheckpointPublisher(config) if publishing else None
+        self.monitor = Monitor(dataset)
         self.samples = draw_latents(self.average, SAMPLE_COLUMNS * SAMPLE_ROWS, config.seed, -1)
         if "order" in self.samples.conditions:
             self.samples.conditions["order"] = (
@@ -77,6 +87,9 @@ class Trainer(Game):
             )
         if "phase" in self.samples.conditions:
             self.samples.conditions["phase"].zero_()
+        self.checked = draw_latents(self.average, CHECKED, config.seed, -2)  # they differ in z alone
+        for condition in self.checked.conditions.values():
+            condition.copy_(condition[0].clone())
 
     def train(self) -> Path:
         """Train to max_steps, to max_minutes, or to SIGINT or SIGTERM; write the checkpoint folder and return it.
@@ -98,7 +111,7 @@ class Trainer(Game):
         if config.report_to != "none":
             settings = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
             self.accelerator.init_trackers("sharingan_hub", config=settings)
-        if self.seconds >= 60 * (config.max_minutes or math.inf):
+        if self.seconds >= 60 * (config.max_minutes or math.inf) or self._given_up():
             self.stopping = True
         begun = now() - self.seconds
         if self.saved < 0:
@@ -112,7 +125,7 @@ class Trainer(Game):
             mininterval=0.5 if sys.stderr.isatty() else 30,
             disable=not main,
         )
-        with self._signals(), ThreadPoolExecutor(1, "pictures") as loader, bar:
+        with stopped_by_signals(self._interrupt), ThreadPoolExecutor(1, "pictures") as loader, bar:
             coming: Future[Tensor] = loader.submit(self._reals, self.step)
             while not self._ended():
                 reals = coming.result()
@@ -127,7 +140,7 @@ class Trainer(Game):
                 self.step += 1
                 self.seconds = now() - begun
                 self._check(values)
-                self._adapt(values.get("sign_real", 0.0))
+                self._adapt(values)
                 self.clock = values.pop("clock", self.seconds)
                 if values.pop("stop") > 0:
                     self.stopping = True
@@ -137,12 +150,11 @@ class Trainer(Game):
                 if self.step % LOG_EVERY == 0:
                     moment = now()
                     row = {name: sum(seen) / len(seen) for name, seen in window.items()}
-                    row |= {
-                        "p": self.probability,
-                        "images_per_second": len(window["gradient_g"]) * config.batch_size / (moment - shown),
-                    }
+                    count = max(map(len, window.values()))
+                    row |= {"p": self.probability, "images_per_second": count * config.batch_size / (moment - shown)}
                     shown, window = moment, {}
                     self.accelerator.log(row, step=self.step)
+                    self.monitor.rows.append({"step": self.step, **row})
                     bar.set_postfix_str(self._summary(row), refresh=False)
                 if main and self.step % config.sample_every == 0:
                     self._write_samples()
@@ -152,6 +164,10 @@ class Trainer(Game):
                         self.publisher.send(self.output)
                 yield values
         self._finish()
+
+    def _interrupt(self) -> None:
+        logger.info("Stopping after this step; a checkpoint is written.")
+        self.interrupted = True
 
     def _ended(self) -> bool:
         return self.stopping or (self.config.max_steps is not None and self.step >= self.config.max_steps)
@@ -182,39 +198,23 @@ class Trainer(Game):
                 f"earlier checkpoints are intact, and --resume_from latest goes on from the last one."
             )
 
-    def _adapt(self, sign: float) -> None:
-        self.signs.append(sign)
+    def _adapt(self, values: dict[str, float]) -> None:
+        """Move what follows the statistics of a step: ADA's p, BEGAN's k, the mean path length."""
+        config = self.config
+        self.signs.append(values.get("sign_real", 0.0))
         if len(self.signs) == augment.ADA_INTERVAL:
-            if self.config.augment == "ada":
+            if config.augment == "ada":
+                sign = sum(self.signs) / len(self.signs)
                 self.probability = augment.adapt_probability(
-                    self.probability,
-                    sum(self.signs) / len(self.signs),
-                    self.config.ada_target,
-                    self.config.batch_size,
-                    self.config.ada_kimg,
+                    self.probability, sign, config.ada_target, config.batch_size, config.ada_kimg
                 )
             self.signs = []
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop after the step on SIGINT or SIGTERM; a second signal acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def stop(number: int, frame: Any) -> None:
-            logger.info("Stopping after this step; a checkpoint is written.")
-            self.interrupted = True
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if config.objective == "began" and "score_real" in values:
+            real, fake = values["score_real"], values["score_fake"]
+            self.k = next_k(self.k, config.began_gamma, config.began_rate, real, fake)
+            values |= {"k": self.k, "convergence": convergence(config.began_gamma, real, fake)}
+        if "path_length" in values:
+            self.path_length += PATH_DECAY * (values["path_length"] - self.path_length)
 
     # Files. Only the main process writes.
 
@@ -244,10 +244,11 @@ class Trainer(Game):
             for left_over in folder.glob(".*.tmp"):
                 shutil.rmtree(left_over)
         if source is not None:
-            self._load(source)
+            self.monitor.load_state_dict(self._load(source).get("monitor", self.monitor.state_dict()))
             logger.info("Resuming from %s.", source)
 
-    def _load(self, checkpoint: Path) -> None:
+    def _load(self, checkpoint: Path) -> dict[str, Any]:
+        """Take over a checkpoint's state -> its progress.json."""
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         parts = self._stateful()
         if state.keys() != parts.keys():
@@ -262,18 +263,22 @@ class Trainer(Game):
                     raise ValueError(
                         f"rate_factors must be those of the run that made {checkpoint}, and so must what is frozen."
                     )
+                if [g.keys() for g in groups] != [g.keys() for g in state[name]["param_groups"]]:
+                    raise ValueError(f"optimizer must be that of the run that made {checkpoint}.")
                 state[name]["param_groups"] = groups
             try:
                 part.load_state_dict(state[name])
             except RuntimeError as error:
                 raise ValueError(
-                    f"The networks and patch_size must be those of the run that made {checkpoint}: its {name} does not fit."
+                    f"The networks, spectral_norm and patch_size must be those of the run that made {checkpoint}: its {name} does not fit."
                 ) from error
-        progress = json.loads((checkpoint / "progress.json").read_text())
+        progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.clock = self.seconds
         self.saved = self.step
         self.probability, self.signs = progress["probability"], progress["signs"]
+        self.k, self.path_length = progress.get("k", 0.0), progress.get("path_length", 0.0)
+        return progress
 
     def _stateful(self) -> dict[str, Any]:
         parts: dict[str, Any] = {
@@ -299,16 +304,20 @@ class Trainer(Game):
         """
         if not self.accelerator.is_main_process:
             return
+        self._watch()
         folder = self.output / "checkpoints"
         progress = {
             "step": self.step,
             "seconds": self.seconds,
             "probability": self.probability,
             "signs": self.signs,
+            "k": self.k,
+            "path_length": self.path_length,
+            "monitor": self.monitor.state_dict(),
             "config": asdict(self.config),
         }
         with self._writing():
-            with replaced_folder(folder / f"step_{self.step:08d}") as temporary:
+            with replaced_folder(folder / checkpoint_name(self.step)) as temporary:
                 state = io.BytesIO()  # torch.save would report a full disk as a wrong position in its file
                 torch.save({name: part.state_dict() for name, part in self._stateful().items()}, state)
                 with open(temporary / "state.pt", "wb") as file:
@@ -317,16 +326,29 @@ class Trainer(Game):
                     os.fsync(file.fileno())
                 (temporary / "progress.json").write_text(json.dumps(progress))
             for old in list_checkpoints(folder)[: -self.config.checkpoints_total_limit]:
-                shutil.rmtree(old)
+                if old.name != checkpoint_name(self.monitor.best):
+                    shutil.rmtree(old)
             self._export()
         self.saved = self.step
+
+    def _watch(self) -> None:
+        """Look for a collapse, once the game has begun."""
+        if self.step > max(self.config.teaching_steps, self.config.statistics_steps):
+            size = min(CHECKED_SIDE, self.config.resolution)
+            with torch.no_grad():
+                fakes = generate(self.average, self.checked.select(slice(None), self.device), size)
+            self.monitor.check(self.step, fakes.float().cpu(), self.config.stop_on_collapse)
+            self.interrupted |= self._given_up()
+
+    def _given_up(self) -> bool:
+        return self.config.stop_on_collapse and self.monitor.collapsed is not None
 
     def _export(self) -> None:
         """The averaged generator as a pipeline, the discriminator beside it, report.json, the card, a row of the preview."""
         config = self.config
         generator, discriminator = (
             copy.to("cpu", memory_format=torch.contiguous_format)
-            for copy in (merged(self.average), deepcopy(self.discriminator))
+            for copy in (merged(self.average), merged(self.discriminator))
         )
         remove_masks(generator)  # of a run that prunes; without masks it does nothing
         center_styles(generator, config.seed)
@@ -342,23 +364,17 @@ class Trainer(Game):
         write_card(self.output)
 
     def _finish(self) -> None:
-        """Write what is not yet written, the preview strip among it."""
+        """Write what is not yet written, the preview strip and the film among it; after a collapse go back first."""
         if self.accelerator.is_main_process:
             if self.saved != self.step:
                 self._save()
+            last, best = self.step, self.monitor.best
+            if self._given_up() and best is not None:
+                self._load(self.output / "checkpoints" / checkpoint_name(best))
+                logger.info("Going back to step %d, which has the lowest KID.", best)
             with self._writing():
                 self._export()  # again: the run may have been killed between a checkpoint and its export
-                rows = sorted((self.output / "checkpoints" / "previews").glob("????????.png"))
-                rows = [path for path in rows if int(path.stem) <= self.step]
-                chosen = [rows[i * (len(rows) - 1) // max(1, PREVIEW_ROWS - 1)] for i in range(PREVIEW_ROWS)]
-                pictures = [Image.open(path) for path in dict.fromkeys(chosen)]
-                width = max(picture.width for picture in pictures)
-                strip = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
-                top = 0
-                for picture in pictures:
-                    strip.paste(picture, (0, top))
-                    top += picture.height
-                save_picture(strip, self.output / "samples" / "preview.png")
+                write_previews(self.output / "checkpoints" / "previews", last, self.output / "samples")
                 self._write_samples()
                 write_card(self.output)  # again: it shows those pictures
             logger.info("Step %d after %.1f minutes: %s is complete.", self.step, self.seconds / 60, self.output)
@@ -377,6 +393,7 @@ class Trainer(Game):
         with self._writing():
             picture = picture_grid(self.sample(SAMPLE_COLUMNS * SAMPLE_ROWS), SAMPLE_COLUMNS)
             save_picture(picture, self.output / "samples" / f"step_{self.step:08d}.png")
+            self.monitor.draw(self.output / "samples" / "training.png")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
