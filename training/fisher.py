@@ -93,12 +93,12 @@ class Filters:
 
     @torch.no_grad()
     def clear(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make what is removed zero, and let an Adam forget where it was moving what does not learn."""
+        """Make what is removed zero, and let an optimiser forget where it was moving what does not learn."""
         for weight, learning, removed in self._split():
             weight.masked_fill_(removed, 0.0)
             moments = optimizer.state.get(weight, {})
-            if "exp_avg" in moments:
-                moments["exp_avg"].mul_(learning)
+            for name in {"exp_avg", "momentum_buffer"} & moments.keys():
+                moments[name].mul_(learning)
 
     def mask_gradients(self) -> None:
         """Make the gradients of what does not learn zero; Adam then leaves it as it is, bit for bit."""

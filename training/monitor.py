@@ -80,7 +80,8 @@ class Monitor:
         if len(self.rows) > 1 and importlib.util.find_spec("matplotlib") is not None:
             from training.plots import training_curves
 
-            training_curves(self.rows, self.checks, self.collapsed, self.best, path)
+            marks = {"collapse": self.collapsed, "best": self.best if self.collapsed else None}
+            training_curves(self.rows, self.checks, {name: step for name, step in marks.items() if step}, path)
 
     def state_dict(self) -> dict[str, list[Row]]:
         return {"rows": self.rows, "checks": self.checks}

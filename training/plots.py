@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sharingan_hub.cards import figure as shown
 
-INK, PALE = "#222222", "#888888"
+INK, PALE, WARNING = "#222222", "#888888", "#c1121f"
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -83,60 +83,49 @@ def curves(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-CURVES = {  # title, the statistics that it shows where they are there, and whether on a logarithmic scale
-    "Losses": (("loss_d", "loss_g", "loss", "difference", "convergence"), False),
-    "Gradient norms": (("gradient_d", "gradient_g"), True),
-    "Share of real and fake pairs that D tells apart": (("accuracy",), False),
-    "Diversity of fakes, as a share of the pictures' own": (("diversity",), False),
+# The statistics that each plot shows, where they are there.
+CURVES = {
+    "Losses": ("loss_d", "loss_g", "loss", "difference", "convergence"),
+    "Gradient norms": ("gradient_d", "gradient_g"),
+    "Share of pairs of a real and a fake that D tells apart": ("accuracy",),
+    "Diversity of fakes, as a share of the training pictures'": ("diversity",),
 }
+SHARES = ("accuracy", "diversity")
 
 
 def training_curves(
     rows: Sequence[Mapping[str, float]],
     checks: Sequence[Mapping[str, float]],
-    collapsed: int | None,
-    best: int | None,
+    marks: Mapping[str, int],
     path: Path,
 ) -> None:
-    """The curves of a run over its steps, one below the other; marked are a collapse and, after one, the best checkpoint.
+    """The curves of a run over its steps, one below the other.
 
-    rows, checks: as training/monitor.py keeps them.
+    rows, checks: as training/monitor.py keeps them. marks: steps to mark, by what to call them.
     """
-    plots = {
-        title: {name: [row for row in (*rows, *checks) if name in row] for name in names}
-        for title, (names, _) in CURVES.items()
-    }
-    plots = {title: lines for title, lines in plots.items() if any(lines.values())}
+    points = [*rows, *checks]
+    plots = {title: names for title, names in CURVES.items() if any(n in point for n in names for point in points)}
     figure = new_figure(9, 2.2 * len(plots) + 0.4)
-    for axes, (title, lines) in zip(figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0], plots.items()):
-        for name, points in lines.items():
-            if points:
-                marker = "o" if len(points) < 30 else None
-                xs, ys = [point["step"] for point in points], [point[name] for point in points]
+    every = figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, names) in zip(every, plots.items()):
+        for name in names:
+            there = [point for point in points if name in point]
+            if there:
+                xs, ys = [point["step"] for point in there], [point[name] for point in there]
+                marker = "o" if len(there) < 30 else None
                 axes.plot(xs, ys, marker=marker, markersize=3, linewidth=1.2, label=name)
-        if CURVES[title][1]:
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        if title == "Gradient norms":
             axes.set_yscale("log")
-        if title.startswith(("Share", "Diversity")):
-            axes.set_ylim(0, None if title.startswith("Diversity") else 1.02)
-        elif len(axes.lines) > 1:
-            axes.legend(frameon=False, fontsize=8, loc="upper right")
-        if collapsed is not None:
-            axes.axvline(collapsed, color="#c1121f", linestyle="--", linewidth=1)
-            axes.text(
-                collapsed,
-                0.96,
-                " collapse",
-                color="#c1121f",
-                fontsize=8,
-                va="top",
-                transform=axes.get_xaxis_transform(),
-            )
-            if best is not None:
-                axes.axvline(best, color="#2a7f3f", linestyle=":", linewidth=1)
-                axes.text(
-                    best, 0.96, " best", color="#2a7f3f", fontsize=8, va="top", transform=axes.get_xaxis_transform()
-                )
+        if names[0] in SHARES:
+            axes.set_ylim(0, max(1.02, axes.get_ylim()[1]))
+        for step in marks.values():
+            axes.axvline(step, color=WARNING, linestyle="--", linewidth=1)
         axes.set_title(title, fontsize=10, loc="left", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("step")
+    for name, step in marks.items():
+        axes = every[0]
+        axes.text(step, 1.02, name, color=WARNING, fontsize=8, transform=axes.get_xaxis_transform())
+    every[-1].set_xlabel("step")
     save_figure(figure, path)

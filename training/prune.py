@@ -61,6 +61,8 @@ class PruneConfig(AdaptConfig):
         for name in ("rounds", "rewind_step"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.stop_on_collapse:
+            raise ValueError("stop_on_collapse must be false: a round that went back would not have ended.")
         if self.resume_from not in (None, "latest"):
             raise ValueError(f"resume_from must be latest, which finds the round too; got {self.resume_from!r}.")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -89,15 +89,15 @@ def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(tmp_path):
 
 def test_curves_are_kept_over_resumes_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "LOG_EVERY", 2)
-    make(tmp_path).train()
-    ours = make(tmp_path, max_steps=8, resume_from="latest")
+    make(tmp_path, checkpointing_steps=2).train()
+    ours = make(tmp_path, checkpointing_steps=2, max_steps=8, resume_from="latest")
     ours.train()
     assert [row["step"] for row in ours.monitor.rows] == [2, 4, 6, 8]
-    assert [check["step"] for check in ours.monitor.checks] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [check["step"] for check in ours.monitor.checks] == [2, 4, 6, 8]
     wanted = {"loss_d", "loss_g", "gradient_d", "gradient_g", "accuracy", "score_real", "score_fake"}
     assert all(wanted <= row.keys() and 0 <= row["accuracy"] <= 1 for row in ours.monitor.rows)
     with Image.open(tmp_path / "samples" / "training.png") as curves:
         assert curves.width > 800 and len(curves.convert("RGB").getcolors(1 << 24)) > 20
     with Image.open(tmp_path / "samples" / "training.gif") as film:
         frames = [film.info["duration"]] + [film.seek(i) or film.info["duration"] for i in range(1, film.n_frames)]
-        assert sum(frames) == 8 * 250 and film.size == (8 * 32, 32)
+        assert sum(frames) == 4 * 250 and film.size == (8 * 32, 32)

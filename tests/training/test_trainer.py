@@ -339,6 +339,8 @@ def test_two_processes_equal_one(tmp_path, network):
     """The same global batch, launched as README says."""
     pictures = write_pictures(tmp_path / "pictures")
     changes = {"generator": network, "augment": "ada", "ada_kimg": 0.1, "ada_target": -1.0, "style_mixing": 0.5}
+    if network is STYLEGAN2:
+        changes |= {"regularizers": ["r1", "r2", "gradient_penalty", "path_length"], "critic_steps": 2}
     recipe = write_recipe(tmp_path, train_data=str(pictures), **changes)
     command = ["--config", str(recipe), "--output_dir"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
