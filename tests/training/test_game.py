@@ -151,9 +151,9 @@ def test_a_step_is_that_of_its_objective(tmp_path, name):
     assert_same(ours.generator, generator)
 
 
-PENALTIES = {
-    "r1": lambda judge, reals, fakes, between: 0.7 / 2 * r1(reals, judge(reals)).mean(),
-    "r2": lambda judge, reals, fakes, between: 0.7 / 2 * r1(fakes, judge(fakes)).mean(),
+PENALTIES = {  # R1 and R2 look at every second picture
+    "r1": lambda judge, reals, fakes, between: 0.7 / 2 * r1(reals, judge(reals))[1::2].mean(),
+    "r2": lambda judge, reals, fakes, between: 0.7 / 2 * r1(fakes, judge(fakes))[1::2].mean(),
     "gradient_penalty": lambda judge, reals, fakes, between: 10 * gradient_penalty(between, judge(between)).mean(),
 }
 
@@ -167,7 +167,7 @@ def test_a_step_has_the_penalties_that_are_chosen(tmp_path, chosen):
         optimizer="sgd",
         r1_gamma=0.7,
         r1_interval=1,
-        r1_batch_fraction=1.0,
+        r1_batch_fraction=0.5,
     )
     generator, judge = copies(ours)
     reals, fakes = ours._reals(0), generate(generator, draw_latents(generator, 8, 0, 0), 8).detach()
@@ -339,9 +339,19 @@ def test_weights_divided_by_their_norm_are_exported_as_plain_ones(tmp_path):
         assert network.state_dict().keys() == plain.state_dict().keys() and type(network) is type(plain)
     images = ours._reals(0)
     torch.testing.assert_close(merged(ours.discriminator)(images), ours.discriminator(images))
-    for name in ("0", "2"):
-        weight = merged(ours.discriminator).layers.get_submodule(name).weight
-        assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_spectral_norms_are_followed_while_weights_change(tmp_path):
+    ours = make(tmp_path, regularizers=["spectral_norm"], learning_rate=0.003)
+    for _ in range(60):
+        take(ours)
+    for network in (ours.generator, ours.discriminator):
+        for layer in merged(network).layers:
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                weight = layer.weight if isinstance(layer, nn.Conv2d) else layer.weight.transpose(0, 1)
+                assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(
+                    1, abs=0.25
+                )  # one power iteration a step lags
 
 
 RESUMED = {
