@@ -72,10 +72,11 @@ class Pictures:
         return len(self.images)
 
     def batch(self, indices):
-        self.batches += 1
         images = self.images[list(indices)].clone()
-        if self.event is not None:
-            self.event(self.batches, images)
+        if len(images) < len(self):  # a step's; otherwise the monitor looks at all of them
+            self.batches += 1
+            if self.event is not None:
+                self.event(self.batches, images)
         return images, torch.zeros(len(images), dtype=torch.int64)
 
 
