@@ -269,11 +269,14 @@ def style_mix(a: Tensor, b: Tensor, rows: int | Sequence[int]) -> Tensor:
         rows: which rows come from b, such as 7, range(0, 4) or layer_ranges(generator)["coarse"].
 
     Raises:
-        ValueError: the shapes differ, or there is no such row of styles.
+        ValueError: the shapes differ, or there is no such row of styles, or but one.
     """
     if a.ndim != 3 or b.ndim != 3 or a.shape[1:] != b.shape[1:] or len(b) not in (1, len(a)):
         raise ValueError(f"b has shape {tuple(b.shape)}; it must be that of a, {tuple(a.shape)}, or hold one for all")
-    chosen = _check_rows(rows, style_rows(a))
+    count = style_rows(a)
+    if count == 1:
+        raise ValueError("a and b have one row of styles, which decides the whole picture: there is nothing to mix")
+    chosen = _check_rows(rows, count)
     mixed = a.clone()
     mixed[:, chosen] = b[:, chosen].to(a)
     return mixed

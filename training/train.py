@@ -182,6 +182,8 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
                 f"got {generator.config.max_order}."
             )
         generator.register_to_config(order_probs=order_probs)
+    if config.style_mixing and generator.style_ws == 1:
+        raise ValueError(f"style_mixing must be 0 with {type(generator).__name__}, whose style is in a single row.")
     if "output_size" not in generator.conditions and generator.resolution != config.resolution:
         raise ValueError(f"resolution must be {generator.resolution} with this generator, got {config.resolution}.")
     return generator, discriminator

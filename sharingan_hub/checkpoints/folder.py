@@ -72,10 +72,30 @@ class Numbers:
         return f"{kind} from {self.low} to {self.high}{', or null' if self.optional else ''}"
 
 
+class Switch:
+    """The values that a setting may have which is on or off."""
+
+    def allow(self, value: Any) -> bool:
+        """Whether a value is one of these."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
 WIDTH = Numbers(1, 8192)
 DEPTH = Numbers(1, 64)
+SIDE = Numbers(4, 1024, optional=True)
 # Every class that is known, and each of its settings.
-SETTINGS: dict[str, dict[str, Numbers]] = {
+SETTINGS: dict[str, dict[str, Numbers | Switch]] = {
+    "DCGANGenerator": {
+        "z_dim": WIDTH,
+        "resolution": Numbers(16, 1024),
+        "channels": WIDTH,
+        "channel_max": WIDTH,
+        "norm_first": Switch(),
+        "attention": SIDE,
+    },
     "RadialGenerator": {
         "z_dim": WIDTH,
         "w_dim": Numbers(2, 8192),  # order and phase have their places in a style
@@ -121,7 +141,14 @@ def stylegan2_activation(settings: Any) -> int:
     return max(size**2 * max(1, min(settings.channel_base // size, settings.channel_max)) for size in sizes)
 
 
+def dcgan_activation(settings: Any) -> int:
+    """Numbers in the picture, the layer before it, or the attention, which compares each place with each."""
+    drawn = settings.resolution**2 * max(3, min(settings.channels, settings.channel_max) // 4)
+    return max(drawn, (settings.attention or 0) ** 4)
+
+
 ACTIVATION: dict[str, Callable[[Any], int]] = {
+    "DCGANGenerator": dcgan_activation,
     "RadialGenerator": radial_activation,
     "StyleGAN2Generator": stylegan2_activation,
 }

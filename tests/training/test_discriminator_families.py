@@ -1,0 +1,196 @@
+"""Discriminators of all families: shapes, derivatives, freezing, other sizes, saving, and a few steps of training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sharingan_hub import SharinganPipeline, hub
+from training import train
+from training.config import TrainConfig
+from training.discriminators import DISCRIMINATORS, DCGANDiscriminator
+
+TINY = {  # class_name and settings of each kind that is tried
+    "dcgan": {"class_name": "DCGANDiscriminator", "channels": 4},
+    "dcgan_activation_first": {"class_name": "DCGANDiscriminator", "channels": 4, "norm_first": False},
+    "dcgan_without_norm": {"class_name": "DCGANDiscriminator", "channels": 4, "normalize": False},
+    "dcgan_attention": {"class_name": "DCGANDiscriminator", "channels": 4, "attention": 8},
+}
+DCGAN = {"class_name": "DCGANGenerator", "z_dim": 8, "channels": 4}
+PAIRS = {  # of a generator and a discriminator, trained together for two steps
+    "dcgan": (DCGAN, TINY["dcgan"]),
+    "nazeri": (DCGAN | {"norm_first": False}, TINY["dcgan_activation_first"]),
+    "sagan": (DCGAN | {"attention": 8}, TINY["dcgan_attention"]),
+}
+
+
+def tiny(kind: str, resolution: int = 16, **changes):
+    """A small discriminator in which every weight matters: attention's gamma and biases are not 0."""
+    torch.manual_seed(0)
+    settings = TINY[kind] | {"resolution": resolution} | changes
+    network = DISCRIMINATORS[settings.pop("class_name")](**settings)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if value.ndim < 2 and (name.endswith(("bias", "gamma"))):
+                value.normal_()
+    return network
+
+
+@pytest.fixture(params=TINY)
+def kind(request) -> str:
+    return request.param
+
+
+def test_logits_at_sizes(kind):
+    for side in (16, 28, 32, 64):
+        if "attention" in TINY[kind] and side == 28:
+            continue  # no layer of it has 8 pixels
+        network = tiny(kind, side)
+        logits = network(torch.rand(4, 3, side, side) * 2 - 1)
+        assert logits.shape == (4, 1) and logits.isfinite().all() and logits.std() > 0
+        with pytest.raises(ValueError, match=rf"\(N,3,{side},{side}\), got \(4, 3, 9, 9\)"):
+            network(torch.zeros(4, 3, 9, 9))
+
+
+def test_r1_is_differentiated_rightly(kind):
+    """The squared gradient at the pictures, against finite differences of the logits; and its own derivative."""
+    network = tiny(kind).double().train()
+    with torch.no_grad():
+        for value in network.parameters():
+            value += 0.1 * torch.randn_like(value)
+    images = (torch.rand(3, 3, 16, 16, dtype=torch.float64) * 2 - 1).requires_grad_()
+
+    def penalty():
+        (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+        return gradient.square().sum(), gradient
+
+    value, gradient = penalty()
+    towards = torch.randn_like(images)
+    with torch.no_grad():
+        step = 1e-6 * towards
+        slope = (network(images + step).sum() - network(images - step).sum()) / 2e-6
+    torch.testing.assert_close((gradient * towards).sum(), slope, rtol=1e-4, atol=1e-7)
+
+    parameters = [p for p in network.parameters() if p.ndim > 1]
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    assert any(g is not None and g.any() for g in gradients)
+    for parameter, own in zip(parameters, gradients):
+        if own is None:
+            own = torch.zeros_like(parameter)
+        towards = torch.randn_like(parameter)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter += sign * 1e-6 * towards
+            values.append(penalty()[0].detach())
+            with torch.no_grad():
+                parameter -= sign * 1e-6 * towards
+        torch.testing.assert_close((own * towards).sum(), (values[0] - values[1]) / 2e-6, rtol=1e-3, atol=1e-5)
+
+
+def test_freezing_goes_from_the_picture_on(kind):
+    network = tiny(kind)
+    network.freeze(1)
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    assert set(map(id, frozen)) == set(map(id, network.blocks[0].parameters())) and frozen
+    network.freeze(len(network.blocks))
+    assert any(p.requires_grad for p in network.parameters())
+    with pytest.raises(ValueError, match="freeze_discriminator must be 0 to"):
+        network.freeze(len(network.blocks) + 1)
+
+
+def test_another_resolution_keeps_what_fits(kind):
+    network = tiny(kind)
+    assert network.at_resolution(16) is network
+    other = network.at_resolution(32)
+    assert other.config.resolution == 32 and other(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
+    first = next(iter(network.blocks[0].state_dict()))
+    assert torch.equal(other.blocks[0].state_dict()[first], network.blocks[0].state_dict()[first])
+
+
+def test_saves_and_loads(kind, tmp_path):
+    network = tiny(kind).eval()
+    network.save_pretrained(tmp_path)
+    loaded = type(network).from_pretrained(tmp_path)
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(loaded(images), network(images))
+    from sharingan_hub.checkpoints.folder import check_discriminator
+
+    check_discriminator(tmp_path)
+
+
+def test_dcgan_has_its_known_number_of_weights():
+    with torch.device("meta"):
+        network = DCGANDiscriminator()
+    assert sum(p.numel() for p in network.parameters()) == 2_765_568
+    assert not [name for name, _ in network.named_parameters() if "conv.bias" in name]
+
+
+def test_dcgan_normalises_in_the_order_that_it_is_asked_for():
+    orders = {
+        norm_first: [list(dict(layer.named_children())) for layer in tiny("dcgan", 32, norm_first=norm_first).layers]
+        for norm_first in (True, False)
+    }
+    first, last = ["conv", "relu"], ["conv", "flatten"]
+    assert orders[True] == [first, ["conv", "norm", "relu"], ["conv", "norm", "relu"], last]
+    assert orders[False] == [first, ["conv", "relu", "norm"], ["conv", "relu", "norm"], last]
+
+
+def test_without_norm_a_logit_is_its_pictures_own():
+    images = torch.randn(4, 3, 16, 16)
+    alone = tiny("dcgan_without_norm")
+    torch.testing.assert_close(alone(images)[:1], alone(images[:1]))
+    batched = tiny("dcgan").train()
+    assert (batched(images)[:1] - batched(images[:2])[:1]).abs() > 1e-4
+
+
+@pytest.mark.parametrize("sizes", [{"resolution": 15}, {"channels": 0}, {"attention": 5}])
+def test_dcgan_names_wrong_settings(sizes):
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        tiny("dcgan", **sizes)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def settings(pictures: Path, output: Path, pair: str, **changes) -> dict:
+    generator, discriminator = PAIRS[pair]
+    own = {
+        "generator": generator,
+        "discriminator": discriminator,
+        "train_data": str(pictures),
+        "output_dir": str(output),
+    }
+    rest = {"resolution": 16, "batch_size": 4, "max_steps": 2, "report_to": "none", "learning_rate": 2e-4}
+    return own | rest | {"r1_interval": 1, "ema_decay": 0.5} | changes
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_trains_and_its_folder_opens(pair, pictures, tmp_path):
+    output = train.train(TrainConfig(**settings(pictures, tmp_path / "run", pair)))
+    hub.validate(output)
+    pipe = SharinganPipeline.from_pretrained(output)
+    kind = PAIRS[pair][0]["class_name"]
+    assert type(pipe.generator_model).__name__ == kind and not pipe.generator_model.training
+    assert kind in (output / "README.md").read_text()
+    two = pipe(seeds=[1, 2], output_type="pt").images
+    torch.testing.assert_close(pipe(seeds=2, output_type="pt").images[0], two[1], atol=1e-5, rtol=0)
+    seen = json.loads((output / "discriminator" / "config.json").read_text())
+    assert seen["_class_name"] == PAIRS[pair][1]["class_name"]
+    further = settings(pictures, tmp_path / "further", pair, base_model=str(output), max_steps=1)
+    assert train.train(TrainConfig(**further)).is_dir()
+
+
+def test_style_mixing_needs_rows(pictures, tmp_path):
+    config = TrainConfig(**settings(pictures, tmp_path / "run", "dcgan", style_mixing=0.5))
+    with pytest.raises(ValueError, match="style_mixing must be 0 with DCGANGenerator"):
+        train.train(config)
