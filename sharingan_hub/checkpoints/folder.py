@@ -96,6 +96,13 @@ SETTINGS: dict[str, dict[str, Numbers | Switch]] = {
         "norm_first": Switch(),
         "attention": SIDE,
     },
+    "R3GANGenerator": {
+        "z_dim": WIDTH,
+        "resolution": Numbers(16, 1024),
+        "channels": WIDTH,
+        "channel_max": WIDTH,
+        "blocks": Numbers(1, 16),
+    },
     "RadialGenerator": {
         "z_dim": WIDTH,
         "w_dim": Numbers(2, 8192),  # order and phase have their places in a style
@@ -147,8 +154,14 @@ def dcgan_activation(settings: Any) -> int:
     return max(drawn, (settings.attention or 0) ** 4)
 
 
+def r3gan_activation(settings: Any) -> int:
+    """Numbers inside a residual block at the picture's size."""
+    return 2 * settings.resolution**2 * min(settings.channels, settings.channel_max)
+
+
 ACTIVATION: dict[str, Callable[[Any], int]] = {
     "DCGANGenerator": dcgan_activation,
+    "R3GANGenerator": r3gan_activation,
     "RadialGenerator": radial_activation,
     "StyleGAN2Generator": stylegan2_activation,
 }

@@ -11,31 +11,34 @@ from PIL import Image
 from sharingan_hub import SharinganPipeline, hub
 from training import train
 from training.config import TrainConfig
-from training.discriminators import DISCRIMINATORS, DCGANDiscriminator
+from training.discriminators import DISCRIMINATORS, DCGANDiscriminator, R3GANDiscriminator
 
 TINY = {  # class_name and settings of each kind that is tried
     "dcgan": {"class_name": "DCGANDiscriminator", "channels": 4},
     "dcgan_activation_first": {"class_name": "DCGANDiscriminator", "channels": 4, "norm_first": False},
     "dcgan_without_norm": {"class_name": "DCGANDiscriminator", "channels": 4, "normalize": False},
     "dcgan_attention": {"class_name": "DCGANDiscriminator", "channels": 4, "attention": 8},
+    "r3gan": {"class_name": "R3GANDiscriminator", "channels": 4, "channel_max": 8},
 }
 DCGAN = {"class_name": "DCGANGenerator", "z_dim": 8, "channels": 4}
+R3GAN = {"class_name": "R3GANGenerator", "z_dim": 8, "channels": 4}
 PAIRS = {  # of a generator and a discriminator, trained together for two steps
     "dcgan": (DCGAN, TINY["dcgan"]),
     "nazeri": (DCGAN | {"norm_first": False}, TINY["dcgan_activation_first"]),
     "sagan": (DCGAN | {"attention": 8}, TINY["dcgan_attention"]),
+    "r3gan": (R3GAN, TINY["r3gan"]),
 }
 
 
 def tiny(kind: str, resolution: int = 16, **changes):
-    """A small discriminator in which every weight matters: attention's gamma and biases are not 0."""
+    """A small discriminator in which every weight matters: biases and what begins at 0 are not 0."""
     torch.manual_seed(0)
     settings = TINY[kind] | {"resolution": resolution} | changes
     network = DISCRIMINATORS[settings.pop("class_name")](**settings)
     with torch.no_grad():
         for name, value in network.named_parameters():
-            if value.ndim < 2 and (name.endswith(("bias", "gamma"))):
-                value.normal_()
+            if name.endswith(("bias", "gamma")) or not value.any():
+                value.normal_(std=0.5)
     return network
 
 
@@ -151,6 +154,20 @@ def test_without_norm_a_logit_is_its_pictures_own():
 def test_dcgan_names_wrong_settings(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):
         tiny("dcgan", **sizes)
+
+
+def test_r3gan_begins_as_a_linear_judge_of_ordinary_size():
+    torch.manual_seed(0)
+    network = R3GANDiscriminator(resolution=32)
+    flat = torch.randn(64, 3, 1, 1).expand(-1, -1, 32, 32)  # which no mean weakens
+    torch.testing.assert_close(network(2 * flat), 2 * network(flat))
+    assert 0.2 < network(flat).std() < 5
+
+
+@pytest.mark.parametrize("name", ["resolution", "channels", "channel_max", "blocks"])
+def test_r3gan_names_wrong_settings(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        tiny("r3gan", **{name: 0})
 
 
 @pytest.fixture
