@@ -11,7 +11,13 @@ from PIL import Image
 from sharingan_hub import SharinganPipeline, hub
 from training import train
 from training.config import TrainConfig
-from training.discriminators import DISCRIMINATORS, DCGANDiscriminator, R3GANDiscriminator
+from training.discriminators import (
+    DISCRIMINATORS,
+    AutoencoderDiscriminator,
+    DCGANDiscriminator,
+    R3GANDiscriminator,
+    ViTDiscriminator,
+)
 
 TINY = {  # class_name and settings of each kind that is tried
     "dcgan": {"class_name": "DCGANDiscriminator", "channels": 4},
@@ -19,6 +25,16 @@ TINY = {  # class_name and settings of each kind that is tried
     "dcgan_without_norm": {"class_name": "DCGANDiscriminator", "channels": 4, "normalize": False},
     "dcgan_attention": {"class_name": "DCGANDiscriminator", "channels": 4, "attention": 8},
     "r3gan": {"class_name": "R3GANDiscriminator", "channels": 4, "channel_max": 8},
+    "autoencoder": {"class_name": "AutoencoderDiscriminator", "channels": 3, "code_dim": 5},
+    "vit": {"class_name": "ViTDiscriminator", "patch_size": 4, "width": 12, "num_layers": 2, "heads": 3},
+    "hybrid": {
+        "class_name": "ViTDiscriminator",
+        "patch_size": 4,
+        "width": 12,
+        "num_layers": 1,
+        "heads": 3,
+        "stem_layers": 1,
+    },
 }
 DCGAN = {"class_name": "DCGANGenerator", "z_dim": 8, "channels": 4}
 R3GAN = {"class_name": "R3GANGenerator", "z_dim": 8, "channels": 4}
@@ -27,6 +43,9 @@ PAIRS = {  # of a generator and a discriminator, trained together for two steps
     "nazeri": (DCGAN | {"norm_first": False}, TINY["dcgan_activation_first"]),
     "sagan": (DCGAN | {"attention": 8}, TINY["dcgan_attention"]),
     "r3gan": (R3GAN, TINY["r3gan"]),
+    "autoencoder": (DCGAN, TINY["autoencoder"]),
+    "vit": (DCGAN, TINY["vit"]),
+    "hybrid": (R3GAN, TINY["hybrid"]),
 }
 
 
@@ -110,7 +129,7 @@ def test_another_resolution_keeps_what_fits(kind):
     assert network.at_resolution(16) is network
     other = network.at_resolution(32)
     assert other.config.resolution == 32 and other(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
-    first = next(iter(network.blocks[0].state_dict()))
+    first = next(name for name in network.blocks[0].state_dict() if name.endswith("weight"))
     assert torch.equal(other.blocks[0].state_dict()[first], network.blocks[0].state_dict()[first])
 
 
@@ -168,6 +187,104 @@ def test_r3gan_begins_as_a_linear_judge_of_ordinary_size():
 def test_r3gan_names_wrong_settings(name):
     with pytest.raises(ValueError, match=f"{name} must be at least"):
         tiny("r3gan", **{name: 0})
+
+
+def test_an_autoencoder_s_logit_is_its_mean_error():
+    network = tiny("autoencoder", 28)
+    images = torch.rand(3, 3, 28, 28) * 2 - 1
+    seen = network.reconstruct(images)
+    assert seen.shape == images.shape
+    expected = [np.abs(a - b).mean() for a, b in zip(images.numpy(), seen.detach().numpy())]
+    np.testing.assert_allclose(network(images)[:, 0].detach().numpy(), expected, rtol=1e-5)
+
+
+def test_an_autoencoder_remembers_a_picture_through_its_code():
+    torch.manual_seed(0)
+    network = AutoencoderDiscriminator(resolution=16, channels=8, code_dim=4)
+    assert network.layers.encode[1].out_features == network.layers.decode[0].in_features == 4
+    images = torch.rand(2, 3, 1, 1).expand(-1, -1, 16, 16) * 2 - 1
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    before = network(images).mean()
+    for _ in range(80):
+        optimizer.zero_grad()
+        network(images).mean().backward()
+        optimizer.step()
+    assert network(images).mean() < 0.3 * before
+
+
+def reference_layer(layer, x):
+    """A transformer layer, normalised first (Dosovitskiy et al. 2021, equations 2 and 3), head by head."""
+
+    def norm(x, own):
+        x = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, correction=0, keepdim=True) + own.eps).sqrt()
+        return x * own.weight + own.bias
+
+    attention = layer.self_attn
+    q, k, v = (norm(x, layer.norm1) @ attention.in_proj_weight.t() + attention.in_proj_bias).chunk(3, dim=-1)
+    heads = []
+    for part in torch.arange(x.shape[2]).chunk(attention.num_heads):
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / len(part) ** 0.5
+        heads.append(scores.softmax(dim=-1) @ v[..., part])
+    x = x + torch.cat(heads, dim=-1) @ attention.out_proj.weight.t() + attention.out_proj.bias
+    hidden = norm(x, layer.norm2) @ layer.linear1.weight.t() + layer.linear1.bias
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    return x + hidden @ layer.linear2.weight.t() + layer.linear2.bias
+
+
+def test_vit_equals_its_equations():
+    network = tiny("vit").double()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    embedding, head = network.layers.embedding, network.layers.head
+    patches = [images[:, :, i : i + 4, j : j + 4].flatten(1) for i in range(0, 16, 4) for j in range(0, 16, 4)]
+    conv = embedding.convs[0]
+    x = torch.stack(patches, dim=1) @ conv.weight.flatten(1).t() + conv.bias + embedding.positions
+    for layer in (network.layers.layer0, network.layers.layer1):
+        x = reference_layer(layer, x)
+    x = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    x = (x * head.norm.weight + head.norm.bias).mean(dim=1)
+    torch.testing.assert_close(network(images), x @ head.out.weight.t() + head.out.bias)
+
+
+def test_vit_layers_begin_different():
+    network = ViTDiscriminator(resolution=16, width=32, heads=2)
+    first, second = (network.layers.get_submodule(f"layer{i}").self_attn.in_proj_weight for i in (0, 1))
+    assert not torch.equal(first, second) and first.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_vit_stretches_its_positions():
+    network = tiny("vit")
+    with torch.no_grad():  # a slope from left to right
+        network.layers.embedding.positions.copy_(torch.arange(4.0).repeat(4)[None, :, None].expand(-1, -1, 12))
+    large = network.at_resolution(32)
+    grid = large.layers.embedding.positions.unflatten(1, (8, 8))
+    assert torch.allclose(grid, grid[:, :1].expand_as(grid), atol=1e-5)
+    torch.testing.assert_close(grid[0, 0, 2:6, 0], torch.tensor([0.75, 1.25, 1.75, 2.25]), atol=0.1, rtol=0)
+    assert torch.equal(large.layers.layer1.linear1.weight, network.layers.layer1.linear1.weight)
+    small = large.at_resolution(16)  # bicubic, so not quite the same again
+    torch.testing.assert_close(small.layers.embedding.positions, network.layers.embedding.positions, atol=0.25, rtol=0)
+
+
+def test_a_stem_halves_before_the_patches():
+    plain, hybrid = tiny("vit").layers.embedding, tiny("hybrid").layers.embedding
+    assert [tuple(conv.stride) for conv in plain.convs] == [(4, 4)]
+    assert [tuple(conv.stride) for conv in hybrid.convs if hasattr(conv, "stride")] == [(2, 2), (2, 2)]
+    assert plain.positions.shape == hybrid.positions.shape == (1, 16, 12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("vit", {"resolution": 30}, "resolution must be a multiple of patch_size, 4, got 30"),
+        ("vit", {"heads": 5}, "width must be a multiple of heads, 5, got 12"),
+        ("vit", {"num_layers": 0}, "num_layers must be at least 1"),
+        ("hybrid", {"stem_layers": 3}, "patch_size must be a multiple of 2.stem_layers, 2.3, got 4"),
+        ("autoencoder", {"resolution": 15}, "resolution must be at least 16"),
+        ("autoencoder", {"code_dim": 0}, "code_dim must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(kind, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(kind, **changes)
 
 
 @pytest.fixture
