@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         self.contract = nn.Conv2d(inner, width, 1, bias=False)
         for conv in (self.expand, self.conv):
             nn.init.kaiming_normal_(conv.weight, a=SLOPE)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
             conv.weight.data *= blocks**-0.25
         nn.init.zeros_(self.contract.weight)
 

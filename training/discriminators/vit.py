@@ -5,7 +5,7 @@ Xiao et al. 2021, "Early Convolutions Help Transformers See Better": the convolu
 """
 
 from collections import OrderedDict
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -102,11 +102,11 @@ class ViTDiscriminator(Discriminator):
             )
         layers["head"] = TokenHead(width)
         self.layers = nn.Sequential(layers)
-        for name, value in self.layers.named_parameters():
-            if value.ndim == 2:
-                nn.init.normal_(value, std=DEVIATION)
+        for name, parameter in self.layers.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=DEVIATION)
             elif name.endswith("bias"):
-                nn.init.zeros_(value)
+                nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures (N,3,resolution,resolution) in [-1,1] to logits (N,1): above 0 means real.
@@ -126,10 +126,10 @@ class ViTDiscriminator(Discriminator):
         """
         other = super().at_resolution(resolution)
         if other is not self:
-            old, new = self.layers.embedding.positions, other.layers.embedding.positions
-            sides = [round(positions.shape[1] ** 0.5) for positions in (old, new)]
-            grid = old.detach().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
-            grid = F.interpolate(grid, size=(sides[1], sides[1]), mode="bicubic", antialias=sides[1] < sides[0])
+            positions: list[Any] = [network.get_parameter("layers.embedding.positions") for network in (self, other)]
+            before, after = (round(values.shape[1] ** 0.5) for values in positions)
+            grid = positions[0].detach().transpose(1, 2).unflatten(2, (before, before))
+            grid = F.interpolate(grid, size=(after, after), mode="bicubic", antialias=after < before)
             with torch.no_grad():
-                new.copy_(grid.flatten(2).transpose(1, 2))
+                positions[1].copy_(grid.flatten(2).transpose(1, 2))
         return other
