@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sharingan_hub.media import write_svg as write_svg
     from sharingan_hub.media import write_video as write_video
     from sharingan_hub.media.vector_trace import trace_svg as trace_svg
+    from sharingan_hub.modeling_dcgan import CoGANGenerator as CoGANGenerator
     from sharingan_hub.modeling_dcgan import DCGANGenerator as DCGANGenerator
     from sharingan_hub.modeling_r3gan import R3GANGenerator as R3GANGenerator
     from sharingan_hub.modeling_radial import RadialGenerator as RadialGenerator
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # Importing torch and diffusers takes seconds, reading the version a tenth of one: each name is imported when it is first asked for (PEP 562).
 EXPORTS = {
+    "CoGANGenerator": "modeling_dcgan",
     "DCGANGenerator": "modeling_dcgan",
     "R3GANGenerator": "modeling_r3gan",
     "RadialGenerator": "modeling_radial",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sharingan_hub.modeling_dcgan import DCGANGenerator
+from sharingan_hub.modeling_r3gan import R3GANGenerator
 from sharingan_hub.modeling_radial import RadialGenerator
 from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator
 from sharingan_hub.pipeline_sharingan import SharinganPipeline, chunks, finite, per_picture, whole_number
@@ -289,17 +291,23 @@ def _check_rows(rows: int | Sequence[int], count: int) -> list[int]:
     return chosen
 
 
+GENERATORS = (RadialGenerator, StyleGAN2Generator, DCGANGenerator, R3GANGenerator)  # CoGANGenerator is a DCGANGenerator
+
+
 def layer_ranges(generator: Any) -> dict[str, range]:
     """Rows of the latents by what they decide, for `style_mix`, `directions` and `move`.
 
     StyleGAN2: coarse (4 and 8 pixels), middle (16 and 32), fine (from 64 on), after Karras et al. 2019. RadialGenerator:
-    coarse, middle and fine levels of the wedge, rings, palette. Ranges that a small generator lacks are left out.
+    coarse, middle and fine levels of the wedge, rings, palette. Ranges that a small generator lacks are left out, and a
+    generator whose style is in a single row has none.
 
     Raises:
         TypeError: the generator is of another kind.
     """
     _check_generator(generator)
     rows = generator.style_ws
+    if rows == 1:
+        return {}
     if isinstance(generator, RadialGenerator):
         levels = {"coarse": (0, 2), "middle": (2, rows - 4), "fine": (max(2, rows - 4), rows - 2)}
         spans = {**levels, "rings": (rows - 2, rows - 1), "palette": (rows - 1, rows)}
@@ -309,9 +317,9 @@ def layer_ranges(generator: Any) -> dict[str, range]:
 
 
 def _check_generator(generator: Any) -> None:
-    if not isinstance(generator, RadialGenerator | StyleGAN2Generator):
-        kind = type(generator).__name__
-        raise TypeError(f"generator is a {kind}; it must be a RadialGenerator or a StyleGAN2Generator")
+    if not isinstance(generator, GENERATORS):
+        names = ", ".join(kind.__name__ for kind in GENERATORS)
+        raise TypeError(f"generator is a {type(generator).__name__}; it must be one of {names}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +345,7 @@ def directions(generator: Any, count: int, rows: int | Sequence[int] | None = No
     GANs", SeFa): eigenvectors of A^T A, where A holds all weights by which styles enter the layers.
 
     Args:
-        generator: RadialGenerator or StyleGAN2Generator.
+        generator: one of this project's.
         count: how many, 1 to w_dim.
         rows: rows of the latents whose layers count; None is all.
 
@@ -368,6 +376,8 @@ def directions(generator: Any, count: int, rows: int | Sequence[int] | None = No
 
 def _style_weights(generator: Any) -> list[list[Tensor]]:
     """For each row of styles the weights (out, w_dim) of the layers that it enters; all are scaled alike at run time."""
+    if generator.style_ws == 1:
+        return [[generator.latent_weights()]]
     rows: list[list[Tensor]] = [[] for _ in range(generator.style_ws)]
     if isinstance(generator, RadialGenerator):
         for row, conv in enumerate(generator.convs):

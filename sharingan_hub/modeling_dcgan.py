@@ -1,6 +1,9 @@
-"""DCGANGenerator: transposed convolutions from a latent to a picture, written from the papers.
+"""DCGANGenerator, from a latent to a picture by transposed convolutions, and CoGANGenerator, to two that correspond.
+
+Written from the papers:
 
 Radford et al. 2016, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks".
+Liu and Tuzel 2016, "Coupled Generative Adversarial Networks".
 Zhang et al. 2019, "Self-Attention Generative Adversarial Networks": self-attention.
 
 Needs torch and diffusers only: the same file is shipped inside every checkpoint as remote code.
@@ -156,9 +159,20 @@ class DCGANGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixi
         Raises:
             ValueError: `ws` has another shape.
         """
+        return self.finish(self.layers(self.start(ws)))
+
+    def latent_weights(self) -> Tensor:
+        """By what the latent enters the first layer, (outputs, w_dim)."""
+        return self.layers[0].conv.weight.flatten(1).t()
+
+    def start(self, ws: Tensor) -> Tensor:
+        """ws (N, 1, w_dim) -> what the first layer takes, (N, z_dim, 1, 1)."""
         if ws.ndim != 3 or ws.shape[1:] != (1, self.w_dim):
             raise ValueError(f"ws has shape {tuple(ws.shape)}; it must be (N, 1, {self.w_dim})")
-        x = self.layers(ws.transpose(1, 2)[..., None].to(self.w_avg.dtype))
+        return ws.transpose(1, 2)[..., None].to(self.w_avg.dtype)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What the last layer gives -> pictures (N, 3, R, R): tanh of its middle."""
         left = (x.shape[3] - self.resolution) // 2
         inside = slice(left, left + self.resolution)
         return x[:, :, inside, inside].float().tanh()
@@ -166,3 +180,59 @@ class DCGANGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixi
     def forward(self, z: Tensor) -> Tensor:
         """z (N, z_dim) -> pictures (N, 3, R, R) in [-1, 1]."""
         return self.synthesis(self.broadcast(self.mapping(z)))
+
+
+class CoGANGenerator(DCGANGenerator):
+    """z -> one picture in each of two domains: two DCGANGenerators that share their first layers, and with them what is drawn.
+
+    No pair of pictures is ever shown to it: as the shared layers decide what both have in common, the pictures that one z
+    gives correspond.
+
+    Args:
+        z_dim, resolution, channels, channel_max, norm_first, attention: of both, as DCGANGenerator has them.
+        shared_layers: how many layers they share, self-attention being one; 0 are two generators of their own.
+
+    Raises:
+        ValueError: a size is outside its range.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 100,
+        resolution: int = 64,
+        channels: int = 64,
+        channel_max: int = 512,
+        norm_first: bool = True,
+        attention: int | None = None,
+        shared_layers: int = 2,
+    ) -> None:
+        super().__init__(z_dim, resolution, channels, channel_max, norm_first, attention)
+        settings = (z_dim, resolution, channels, channel_max, norm_first, attention)
+        layers = [list(upward_layers(*settings).items()) for _ in range(2)]
+        most = len(layers[0]) - 1
+        if not 0 <= shared_layers <= most:
+            raise ValueError(f"shared_layers is {shared_layers}; it must be from 0 to {most} at this resolution")
+        del self.layers
+        self.shared = nn.Sequential(OrderedDict(layers[0][:shared_layers]))
+        self.ends = nn.ModuleList(nn.Sequential(OrderedDict(own[shared_layers:])) for own in layers)
+        self.apply(initialize)
+        self.eval()
+
+    def pairs(self, ws: Tensor) -> Tensor:
+        """ws (N, 1, w_dim) -> pictures of both domains (N, 2, 3, R, R) in [-1, 1], float32.
+
+        Raises:
+            ValueError: `ws` has another shape.
+        """
+        x = self.shared(self.start(ws))
+        return torch.stack([self.finish(end(x)) for end in self.ends], dim=1)
+
+    def latent_weights(self) -> Tensor:
+        """By what the latent enters the first layer, (outputs, w_dim); of both domains where they share none."""
+        firsts = [self.shared] if len(self.shared) else self.ends
+        return torch.cat([layers[0].conv.weight.flatten(1).t() for layers in firsts])
+
+    def synthesis(self, ws: Tensor) -> Tensor:
+        """The first domain's part of `pairs`, (N, 3, R, R)."""
+        return self.finish(self.ends[0](self.shared(self.start(ws))))

@@ -136,6 +136,10 @@ class R3GANGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixi
         """w (N, w_dim) -> ws (N, 1, w_dim)."""
         return w[:, None]
 
+    def latent_weights(self) -> Tensor:
+        """By what the latent enters the first features, (outputs, w_dim), all places of a channel in one row."""
+        return self.basis.weight * self.basis.pictures.flatten(1).norm(dim=1, keepdim=True)
+
     def synthesis(self, ws: Tensor) -> Tensor:
         """ws (N, 1, w_dim) -> pictures (N, 3, R, R), about [-1, 1], float32.
 

@@ -40,11 +40,14 @@ class SharinganPipelineOutput(BaseOutput):
         images: list of PIL pictures, float array (N, H, W, 3) in [0, 1] or tensor (N, 3, H, W) in [0, 1].
         latents: tensor (N, num_ws, w_dim), float32; as `latents=` it gives the same pictures again.
         seeds: the seed of each picture; None where the pictures came from `latents=`.
+        pairs: from a generator of two domains, the pictures of both: a list of tuples, (N, 2, H, W, 3) or (N, 2, 3, H, W),
+            whose first ones are `images`; None otherwise.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     latents: Tensor
     seeds: list[int] | None = None
+    pairs: list[tuple[Image.Image, Image.Image]] | np.ndarray | Tensor | None = None
 
 
 class SharinganPipeline(DiffusionPipeline):
@@ -141,7 +144,8 @@ class SharinganPipeline(DiffusionPipeline):
                 conditions["palette"] = colors[chunk]
             if output_size is not None and "output_size" in model.conditions:
                 conditions["output_size"] = output_size
-            x = model.synthesis(ws[chunk], **conditions).float()
+            # Both pictures of a pair (N, 2, 3, H, W) go on as two.
+            x = getattr(model, "pairs", model.synthesis)(ws[chunk], **conditions).float().flatten(0, -4)
             if output_size is not None and output_size != x.shape[3]:
                 x = F.interpolate(x, size=(output_size, output_size), mode="bicubic", antialias=True)
             x = x.mul(0.5).add_(0.5).clamp_(0, 1)
@@ -159,8 +163,15 @@ class SharinganPipeline(DiffusionPipeline):
             else:
                 pixels = x.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
                 parts.extend(Image.fromarray(p) for p in pixels)
-        images = parts if output_type == "pil" else torch.cat(parts) if output_type == "pt" else np.concatenate(parts)
-        return SharinganPipelineOutput(images, ws, drawn) if return_dict else (images, ws, drawn)
+        images: Any = parts
+        if output_type != "pil":
+            images = torch.cat(parts) if output_type == "pt" else np.concatenate(parts)
+        pairs = None
+        if hasattr(model, "pairs"):
+            whole = output_type == "pil"
+            pairs = list(zip(images[::2], images[1::2])) if whole else images.reshape(-1, 2, *images.shape[1:])
+            images = images[::2]
+        return SharinganPipelineOutput(images, ws, drawn, pairs) if return_dict else (images, ws, drawn)
 
     def prepare_seeds(
         self, batch_size: int = 1, generator: torch.Generator | None = None, seeds: int | Sequence[int] | None = None

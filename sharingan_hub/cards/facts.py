@@ -57,6 +57,14 @@ def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
     return {key: public(value) for key, value in report.items()}
 
 
+FAMILIES = {  # a generator's tag
+    "CoGANGenerator": "cogan",
+    "DCGANGenerator": "dcgan",
+    "R3GANGenerator": "r3gan",
+    "StyleGAN2Generator": "stylegan2",
+}
+
+
 class Facts:
     """What a folder says of its model. Everything is a stranger's until it is a number, or has been through plain_text."""
 
@@ -152,8 +160,8 @@ class Facts:
             yield from ("diffusers", "few-shot") if self.adapted else ("diffusers",)
             return
         yield from (TAG, "gan")
-        if self.model_class == "StyleGAN2Generator":
-            yield "stylegan2"
+        if self.model_class in FAMILIES:
+            yield FAMILIES[self.model_class]
         if self.adapted or self.kind == "adapter":
             yield "few-shot"
         if self.kind == "adapter":
@@ -182,6 +190,8 @@ class Facts:
         if self.kind == "diffusion":
             return f"Eye emblems from a diffusion model, {model}{taught}: something to compare GANs with."
         shape = "n-fold symmetric by construction and crisp at any size, " if self.radial else ""
+        if self.model_class == "CoGANGenerator":
+            shape = "in pairs of two domains that correspond, "
         return f"Radial eye emblems, {shape}from a {model}{taught}."
 
     def making(self) -> Iterator[tuple[str, str]]:

@@ -86,16 +86,18 @@ class Switch:
 WIDTH = Numbers(1, 8192)
 DEPTH = Numbers(1, 64)
 SIDE = Numbers(4, 1024, optional=True)
+DCGAN: dict[str, Numbers | Switch] = {
+    "z_dim": WIDTH,
+    "resolution": Numbers(16, 1024),
+    "channels": WIDTH,
+    "channel_max": WIDTH,
+    "norm_first": Switch(),
+    "attention": SIDE,
+}
 # Every class that is known, and each of its settings.
 SETTINGS: dict[str, dict[str, Numbers | Switch]] = {
-    "DCGANGenerator": {
-        "z_dim": WIDTH,
-        "resolution": Numbers(16, 1024),
-        "channels": WIDTH,
-        "channel_max": WIDTH,
-        "norm_first": Switch(),
-        "attention": SIDE,
-    },
+    "CoGANGenerator": {**DCGAN, "shared_layers": Numbers(0, 64)},
+    "DCGANGenerator": DCGAN,
     "R3GANGenerator": {
         "z_dim": WIDTH,
         "resolution": Numbers(16, 1024),
@@ -160,6 +162,7 @@ def r3gan_activation(settings: Any) -> int:
 
 
 ACTIVATION: dict[str, Callable[[Any], int]] = {
+    "CoGANGenerator": dcgan_activation,
     "DCGANGenerator": dcgan_activation,
     "R3GANGenerator": r3gan_activation,
     "RadialGenerator": radial_activation,

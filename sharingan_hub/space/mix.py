@@ -44,6 +44,8 @@ def tab(page: Page) -> Callable[..., Any]:
             raise problem(f"Layers must be some of {', '.join(LAYERS)}, got {shown(layers)}.")
         with friendly():
             known = known_layers(page, one.model)
+        if not known:
+            raise problem("One style decides this model's whole picture: it has no layers to mix. Its directions work.")
         styles = {**dict(one.styles), **{layer: other.seed for layer in layers if layer in known}}
         return answer(Recipe.read({**one.to_dict(), "styles": styles}))
 

@@ -178,7 +178,8 @@ class Recipe:
         ranges = layer_ranges(pipe.generator_model)
         for name, other in self.styles:
             if name not in ranges:
-                raise problem(f"This model has no layers called {name}; it has {', '.join(ranges)}.")
+                has = f"it has {', '.join(ranges)}" if ranges else "one style decides its whole picture"
+                raise problem(f"This model has no layers called {name}; {has}.")
             ws = style_mix(ws, pipe.prepare_latents([other], psi), ranges[name])
         if any(self.moves):
             from .models import directions_of

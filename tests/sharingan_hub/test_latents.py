@@ -9,6 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sharingan_hub import (
+    CoGANGenerator,
+    DCGANGenerator,
+    R3GANGenerator,
     RadialGenerator,
     SharinganPipeline,
     StyleGAN2Generator,
@@ -415,6 +418,30 @@ def test_directions_are_the_eigenvectors_of_what_styles_enter(pipe, rows):
     assert all(d.rows == tuple(chosen) for d in found)
 
 
+ONE_ROW = {
+    "dcgan": (DCGANGenerator(z_dim=6, resolution=16, channels=4), lambda m, z: m.layers.b4.conv(z[..., None, None])),
+    "cogan": (
+        CoGANGenerator(z_dim=6, resolution=16, channels=4, shared_layers=0),
+        lambda m, z: torch.stack([end.b4.conv(z[..., None, None]) for end in m.ends]),
+    ),
+    "r3gan": (R3GANGenerator(z_dim=6, resolution=16, channels=4), lambda m, z: m.basis(z)),
+}
+
+
+@pytest.mark.parametrize("family", ONE_ROW)
+def test_a_style_in_one_row_has_no_ranges_and_the_directions_of_its_first_layer(family):
+    model, first = ONE_ROW[family]
+    assert layer_ranges(model) == {}
+    jacobian = torch.autograd.functional.jacobian(lambda z: first(model, z).flatten(), torch.zeros(1, 6))[:, 0]
+    found = directions(model, 3)
+    torch.testing.assert_close(torch.tensor([d.eigenvalue for d in found]), torch.linalg.svdvals(jacobian)[:3] ** 2)
+    strongest = jacobian.T @ jacobian @ found[0].vector
+    torch.testing.assert_close(strongest, found[0].eigenvalue * found[0].vector, rtol=1e-3, atol=1e-6)
+    latents = SharinganPipeline(model).prepare_latents([1])
+    expected = latents + 2 * found[0].std * found[0].vector
+    torch.testing.assert_close(move(latents, found[0], 2.0), expected)
+
+
 def test_directions_are_the_same_every_time(pipe):
     first = directions(pipe.generator_model, 3)
     torch.manual_seed(99)
@@ -469,7 +496,11 @@ LATENTS = PIPES["radial"].prepare_latents([1, 2, 3], order=2)
         (lambda: style_mix(LATENTS, LATENTS, []), ValueError, "rows is empty"),
         (lambda: style_mix(LATENTS, LATENTS, "coarse"), TypeError, "rows is 'c'; it must be a whole number"),
         (lambda: directions(PIPES["radial"].generator_model, 13), ValueError, "count is 13; it must be from 1 to 12"),
-        (lambda: directions(PIPES["radial"], 2), TypeError, "generator is a SharinganPipeline; it must be a Radial"),
+        (
+            lambda: directions(PIPES["radial"], 2),
+            TypeError,
+            "generator is a SharinganPipeline; it must be one of Radial",
+        ),
         (
             lambda: move(LATENTS, directions(PIPES["radial"].generator_model, 1)[0], [1.0, 2.0]),
             ValueError,

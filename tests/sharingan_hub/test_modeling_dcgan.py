@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sharingan_hub import DCGANGenerator, SharinganPipeline, style_mix
+from sharingan_hub import CoGANGenerator, DCGANGenerator, SharinganPipeline, style_mix
 from sharingan_hub.modeling_dcgan import BatchNorm, SelfAttention
 
 
@@ -183,3 +183,72 @@ def test_wrong_settings_are_named(settings, message):
 def test_wrong_shape_of_latents():
     with pytest.raises(ValueError, match=r"ws has shape \(2, 6\); it must be \(N, 1, 6\)"):
         tiny().synthesis(torch.zeros(2, 6))
+
+
+# Pairs
+
+
+def tiny_pair(**changes) -> CoGANGenerator:
+    torch.manual_seed(0)
+    settings = {"z_dim": 6, "resolution": 32, "channels": 4, "shared_layers": 2} | changes
+    model = CoGANGenerator(**settings).train()
+    with torch.no_grad():
+        for end in model.ends:
+            end.torgb.weight *= 10
+        for _ in range(40):
+            model.pairs(model.broadcast(torch.randn(16, settings["z_dim"])))
+    return model.eval()
+
+
+@pytest.mark.parametrize("shared", [0, 2, 3])
+def test_a_pair_is_two_generators_with_equal_first_layers(shared):
+    model = tiny_pair(shared_layers=shared)
+    ws = model.broadcast(torch.randn(3, 6))
+    pairs = model.pairs(ws)
+    assert pairs.shape == (3, 2, 3, 32, 32)
+    assert torch.equal(pairs[:, 0], model.synthesis(ws)) and (pairs[:, 0] - pairs[:, 1]).abs().mean() > 0.01
+    names = ["b4", "b8", "b16", "torgb"]
+    for domain, end in enumerate(model.ends):
+        assert [*model.shared._modules, *end._modules] == names and len(model.shared) == shared
+        alone = tiny(resolution=32)
+        own = model.shared.state_dict() | end.state_dict()
+        alone.load_state_dict({f"layers.{name}": value for name, value in own.items()} | {"w_avg": model.w_avg})
+        torch.testing.assert_close(alone.synthesis(ws), pairs[:, domain])
+
+
+def test_shared_layers_learn_from_both_domains_and_ends_from_their_own():
+    model = tiny_pair().train()
+    for domain in (0, 1):
+        model.zero_grad()
+        model.pairs(model.broadcast(torch.randn(4, 6)))[:, domain].square().sum().backward()
+        assert all(p.grad.any() for p in model.shared.parameters())
+        assert all(p.grad.any() for p in model.ends[domain].parameters())
+        assert not any(p.grad is not None and p.grad.any() for p in model.ends[1 - domain].parameters())
+
+
+def test_the_pipeline_returns_both_domains():
+    pipe = SharinganPipeline(tiny_pair(resolution=28))
+    drawn = pipe(seeds=range(20), output_type="pt")  # more than are drawn at once
+    assert drawn.images.shape == (20, 3, 28, 28) and drawn.pairs.shape == (20, 2, 3, 28, 28)
+    assert torch.equal(drawn.pairs[:, 0], drawn.images)
+    alone = pipe(seeds=19, output_type="pt", symmetry=3, output_size=40)
+    both = pipe(latents=drawn.latents, output_type="pt", symmetry=3, output_size=40).pairs[19]
+    torch.testing.assert_close(alone.pairs[0], both, atol=1e-5, rtol=1e-5)
+    expected = [(x * 255).round().byte().permute(1, 2, 0).numpy() for x in drawn.pairs[7]]
+    for image, pixels in zip(pipe(seeds=range(20)).pairs[7], expected):
+        assert (np.asarray(image) == pixels).all()
+    assert pipe(seeds=[0, 1], output_type="np").pairs.shape == (2, 2, 28, 28, 3)
+    assert SharinganPipeline(tiny())(seeds=0).pairs is None
+
+
+def test_a_pair_is_saved_and_opened(tmp_path):
+    pipe = SharinganPipeline(tiny_pair(attention=16))
+    pipe.save_pretrained(tmp_path)
+    opened = SharinganPipeline.from_pretrained(tmp_path)
+    assert torch.equal(opened(seeds=3, output_type="pt").pairs, pipe(seeds=3, output_type="pt").pairs)
+    assert opened.generator_model.config.shared_layers == 2
+
+
+def test_a_number_of_shared_layers_that_there_is_not():
+    with pytest.raises(ValueError, match="shared_layers is 4; it must be from 0 to 3"):
+        CoGANGenerator(resolution=32, shared_layers=4)

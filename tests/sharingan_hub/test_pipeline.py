@@ -601,7 +601,7 @@ BROKEN = {
     "odd component": (lambda f: edit_json(f / INDEX, generator_model=["a", 1]), "names no generator_model"),
     "unknown class": (
         lambda f: edit_json(f / INDEX, generator_model=["os", "system"]),
-        "generator is a 'system'; this version knows RadialGenerator, StyleGAN2Generator",
+        "generator is a 'system'; this version knows CoGANGenerator, .*, RadialGenerator, StyleGAN2Generator",
     ),
     "no config": (lambda f: (f / CONFIG).unlink(), "config.json is missing"),
     "unknown setting": (lambda f: edit_json(f / CONFIG, colour="red"), "does not describe a StyleGAN2Generator"),

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from sharingan_hub import SharinganPipeline, hub
+from sharingan_hub import CoGANGenerator, SharinganPipeline, hub
 from training import train
 from training.config import TrainConfig
 from training.discriminators import (
     DISCRIMINATORS,
     AutoencoderDiscriminator,
+    CoGANDiscriminator,
     DCGANDiscriminator,
     R3GANDiscriminator,
     ViTDiscriminator,
@@ -285,6 +287,53 @@ def test_a_stem_halves_before_the_patches():
 def test_sizes_that_do_not_fit_are_named(kind, changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(kind, **changes)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_cogan_is_two_discriminators_with_equal_last_layers(shared):
+    torch.manual_seed(0)
+    network = CoGANDiscriminator(resolution=16, channels=4, normalize=False, shared_layers=shared).double()
+    images = torch.randn(3, 6, 16, 16, dtype=torch.float64)
+    logits = network(images)
+    assert logits.shape == (3, 2)
+    for domain, start in enumerate(network.starts):
+        assert len(start) == 3 - shared
+        alone = DCGANDiscriminator(resolution=16, channels=4, normalize=False).double()
+        alone.load_state_dict({f"layers.{k}": v for k, v in (start.state_dict() | network.shared.state_dict()).items()})
+        torch.testing.assert_close(alone(images[:, 3 * domain : 3 * domain + 3]), logits[:, domain : domain + 1])
+    images.requires_grad_()
+    assert torch.autograd.gradgradcheck(network, (images,), fast_mode=True)
+    network.freeze(1)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {f"starts.{i}.layer0.conv.{part}" for i in (0, 1) for part in ("weight", "bias")}
+    with pytest.raises(ValueError, match=r"\(N,6,16,16\), got \(1, 3, 16, 16\)"):
+        network(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="shared_layers must be 0 to 2"):
+        CoGANDiscriminator(resolution=16, shared_layers=3)
+
+
+def test_cogan_s_networks_play_with_two_domains():
+    """A few steps on two domains, dark and bright: each end learns its own, and what is shared stays shared."""
+    torch.manual_seed(0)
+    generator = CoGANGenerator(z_dim=4, resolution=16, channels=8, shared_layers=1).train()
+    discriminator = CoGANDiscriminator(resolution=16, channels=8, shared_layers=1)
+    rates = {"lr": 2e-3, "betas": (0.5, 0.999)}
+    optimizers = [torch.optim.Adam(network.parameters(), **rates) for network in (generator, discriminator)]
+    for _ in range(40):
+        level = torch.tensor([-0.7, 0.7]).repeat_interleave(3)[None, :, None, None]
+        reals = level + 0.1 * torch.randn(8, 6, 16, 16)
+        fakes = generator.pairs(generator.broadcast(torch.randn(8, 4))).flatten(1, 2)
+        loss = (F.softplus(-discriminator(reals)) + F.softplus(discriminator(fakes.detach()))).mean()
+        optimizers[1].zero_grad()
+        loss.backward()
+        optimizers[1].step()
+        optimizers[0].zero_grad()
+        F.softplus(-discriminator(fakes)).mean().backward()
+        optimizers[0].step()
+    pairs = generator.pairs(generator.broadcast(torch.randn(8, 4)))
+    assert pairs[:, 0].mean() < -0.2 and pairs[:, 1].mean() > 0.2
+    assert [name for name, _ in generator.named_children()] == ["shared", "ends"]
+    assert not {id(p) for p in generator.shared.parameters()} & {id(p) for p in generator.ends.parameters()}
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ WRONG = {
     "adapter a file": (lambda f: (shutil.rmtree(f / "adapter"), (f / "adapter").write_text("x")), "holds no adapter"),
     "adapter of another kind": (
         lambda f: edit(f / "adapter/adapter_config.json", base_class="os.system"),
-        "is of an adapter for a 'os.system'; this version knows RadialGenerator",
+        "is of an adapter for a 'os.system'; this version knows CoGANGenerator",
     ),
     "adapter of other ranks": (
         lambda f: edit(f / "adapter/adapter_config.json", tensors={"w_avg": 2}),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
-from sharingan_hub import hub
+from sharingan_hub import CoGANGenerator, DCGANGenerator, R3GANGenerator, SharinganPipeline, hub
 from tests.sharingan_hub.conftest import tiny_pipeline
 
 REPO = "maker/eyes"
@@ -99,3 +99,33 @@ def test_a_private_model_is_not_there_for_those_without_a_token(loopback, publis
         [sys.executable, "-c", DRAW, arguments], env=environment(loopback, tmp_path), capture_output=True, text=True
     )
     assert done.returncode and f"There is no model {REPO} on the Hub, or it is private: log in" in done.stderr
+
+
+FAMILIES = """
+import sys
+sys.modules["sharingan_hub"] = None  # what an import of it finds where it is not installed
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    drawn = pipe(seeds=[1, 2], output_type="pt")
+    images = drawn.images if drawn.get("pairs") is None else drawn.pairs
+    np.save(f"{folder}/drawn.npy", images.numpy())
+"""
+
+
+def test_plain_diffusers_opens_every_family(tmp_path):
+    settings = {"z_dim": 8, "resolution": 28, "channels": 4}
+    kinds = (CoGANGenerator, DCGANGenerator, R3GANGenerator)
+    pipes = {str(tmp_path / kind.__name__): SharinganPipeline(kind(**settings)) for kind in kinds}
+    for folder, pipe in pipes.items():
+        pipe.save_pretrained(folder)
+    environ = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", FAMILIES, *pipes]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for folder, pipe in pipes.items():
+        ours = pipe(seeds=[1, 2], output_type="pt")
+        expected = ours.images if ours.pairs is None else ours.pairs
+        np.testing.assert_allclose(np.load(f"{folder}/drawn.npy"), expected.numpy(), atol=1e-6)

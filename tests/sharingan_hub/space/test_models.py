@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from sharingan_hub import SharinganPipeline, hub, read_recipe
+from sharingan_hub import CoGANGenerator, DCGANGenerator, R3GANGenerator, SharinganPipeline, hub, read_recipe
 from sharingan_hub.space import build_demo
 from sharingan_hub.space.film import Film, render, spinning
 from sharingan_hub.space.models import MOST_LOADED, Models, Part, parse_model
@@ -235,6 +235,21 @@ def test_a_model_without_wedges_cannot_spin(loopback, checkpoints, models):
     name = models.load("maker/pixels")
     with pytest.raises(gr.Error, match="cannot be turned"):
         next(render(spinning(Recipe(model=name)), models))
+
+
+@pytest.mark.parametrize("kind", [CoGANGenerator, DCGANGenerator, R3GANGenerator])
+def test_a_model_with_one_style_and_no_order_draws_and_has_no_layers(models, kind, tmp_path):
+    SharinganPipeline(kind(z_dim=8, resolution=16, channels=4)).save_pretrained(tmp_path / "model")
+    name = models.add(tmp_path / "model")
+    recipes = [Recipe(seed=1, output_size=256, model=name), Recipe(seed=1, variation=3, moves=(1.0,), model=name)]
+    assert [Image.open(path).size for path, _ in models.pictures(recipes)] == [(256, 256), (512, 512)]
+    assert models.svg(recipes[0]).read_text().startswith("<svg")
+    film = Film.read([recipe.to_dict() for recipe in recipes], **SETTINGS)
+    assert len(list(render(film, models))) == film.frames
+    with pytest.raises(gr.Error, match="no layers called fine; one style decides its whole picture"):
+        models.pictures([replace(recipes[0], styles=(("fine", 2),))])
+    with pytest.raises(TypeError, match=f"{kind.__name__}; it must be a RadialGenerator or a StyleGAN2Generator"):
+        next(models.inversions(Image.new("RGB", (16, 16)), None, None, 1, name))
 
 
 def test_missing_start_model_is_one_sentence_and_can_be_tried_again(tmp_path):
