@@ -163,7 +163,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixi
 
     def latent_weights(self) -> Tensor:
         """By what the latent enters the first layer, (outputs, w_dim)."""
-        return self.layers[0].conv.weight.flatten(1).t()
+        return next(self.layers.parameters()).flatten(1).t()
 
     def start(self, ws: Tensor) -> Tensor:
         """ws (N, 1, w_dim) -> what the first layer takes, (N, z_dim, 1, 1)."""
@@ -231,7 +231,7 @@ class CoGANGenerator(DCGANGenerator):
     def latent_weights(self) -> Tensor:
         """By what the latent enters the first layer, (outputs, w_dim); of both domains where they share none."""
         firsts = [self.shared] if len(self.shared) else self.ends
-        return torch.cat([layers[0].conv.weight.flatten(1).t() for layers in firsts])
+        return torch.cat([next(layers.parameters()).flatten(1).t() for layers in firsts])
 
     def synthesis(self, ws: Tensor) -> Tensor:
         """The first domain's part of `pairs`, (N, 3, R, R)."""

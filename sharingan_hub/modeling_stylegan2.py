@@ -2,6 +2,7 @@
 
 Karras et al. 2019, "A Style-Based Generator Architecture for Generative Adversarial Networks": mapping network, noise.
 Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN": modulated convolutions, RGB skips.
+Zhang et al. 2019, "Self-Attention Generative Adversarial Networks": self-attention, where it is asked for.
 
 Parameters are stored un-scaled under the field's usual names (`mapping.fc0.weight`, `synthesis.b8.conv0.affine.weight`,
 `synthesis.b8.torgb.bias`, ...), so that checkpoints of other implementations map one to one. Needs torch and diffusers
@@ -42,7 +43,7 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in) -> (N, out)."""
+        """(..., in) -> (..., out)."""
         return F.linear(x * self.weight_gain, self.weight.float(), self.bias.float() * self.bias_gain)
 
 
@@ -90,7 +91,7 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated and demodulated 3x3 convolution (Karras et al. 2020, equations 1 to 3), noise, bias, leaky ReLU.
+    """Modulated and demodulated convolution, 3x3 unless told otherwise (Karras et al. 2020, equations 1 to 3), noise, bias, leaky ReLU.
 
     Scaling the input by the style, convolving with shared weights and scaling the output by the demodulation is the
     same sum as one kernel for each sample, without the grouped convolution that is slow on a CPU.
@@ -99,14 +100,16 @@ class SynthesisLayer(nn.Module):
 
     noise_const: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool, kernel: int = 3
+    ) -> None:
         super().__init__()
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.gain = 1 / math.sqrt(in_channels * 9)
+        self.gain = 1 / math.sqrt(in_channels * kernel**2)
         self.up = up
 
     def forward(
@@ -129,7 +132,7 @@ class SynthesisLayer(nn.Module):
             fir = fir_filter().to(x).expand(x.shape[1], 1, 4, 4)
             x = F.conv2d(x, fir, padding=1, groups=x.shape[1])
         else:
-            x = F.conv2d(x, self.weight, padding=1)
+            x = F.conv2d(x, self.weight, padding=self.weight.shape[2] // 2)
         x = x * demodulation.to(x.dtype)[:, :, None, None]
         if noise_mode != "none":
             noise = self.noise_const
@@ -163,16 +166,46 @@ class ToRGB(nn.Module):
         return rgb.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
-class SynthesisBlock(nn.Module):
-    """The layers of one resolution: `const` at 4x4, above it an up-sampling `conv0`; then `conv1` and `torgb`."""
+class SelfAttention(nn.Module):
+    """Each place looks at all places (Zhang et al. 2019, equations 1 to 3), with equalised learning rate and, as the weights
+    are of unit size here, divided scores (Vaswani et al. 2017, equation 1). gamma, how much it adds, begins at 0.
+    """
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(1, channels // 8)
+        self.query, self.key, self.value = (FullyConnected(channels, inner) for _ in range(3))
+        self.out = FullyConnected(inner, channels)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        with torch.autocast(x.device.type, enabled=False):
+            places = x.float().permute(0, 2, 3, 1).flatten(1, 2)
+            query, key, value = self.query(places), self.key(places), self.value(places)
+            # written out, as path length regularisation differentiates it twice, which fused attention does not allow
+            shares = (query @ key.transpose(1, 2) / math.sqrt(query.shape[2])).softmax(dim=2)
+            seen = self.out(shares @ value) * self.gamma.float()
+        return x + seen.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution: `const` at 4x4, above it an up-sampling `conv0`; then `conv1` and `torgb`.
+
+    With `attention` it comes after `conv1`, which sees single pixels where it is replaced.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, attention: bool, replaces: bool
+    ) -> None:
         super().__init__()
         if resolution == 4:
             self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, up=False)
+        kernel = 1 if attention and replaces else 3
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, up=False, kernel=kernel)
+        self.attention = SelfAttention(out_channels) if attention else None
         self.torgb = ToRGB(out_channels, w_dim)
 
 
@@ -180,7 +213,14 @@ class SynthesisNetwork(nn.Module):
     """ws -> picture, as the sum of one RGB output at each resolution (Karras et al. 2020, figure 7)."""
 
     def __init__(
-        self, resolution: int, w_dim: int, channel_base: int, channel_max: int, conv_clamp: float | None
+        self,
+        resolution: int,
+        w_dim: int,
+        channel_base: int,
+        channel_max: int,
+        conv_clamp: float | None,
+        attention: int | None = None,
+        attention_replaces: bool = False,
     ) -> None:
         super().__init__()
         self.resolutions = [2**i for i in range(2, resolution.bit_length())]
@@ -188,7 +228,8 @@ class SynthesisNetwork(nn.Module):
         width = 0
         for size in self.resolutions:
             out = max(1, min(channel_base // size, channel_max))
-            setattr(self, f"b{size}", SynthesisBlock(width, out, w_dim, size))
+            block = SynthesisBlock(width, out, w_dim, size, size == attention, attention_replaces)
+            setattr(self, f"b{size}", block)
             width = out
 
     def forward(
@@ -222,6 +263,8 @@ class SynthesisNetwork(nn.Module):
             for layer in [block.conv1] if size == 4 else [block.conv0, block.conv1]:
                 x = layer(x, ws[:, row], noise_mode, generator, self.conv_clamp)
                 row += 1
+            if block.attention is not None:
+                x = block.attention(x)
             skip = block.torgb(x, ws[:, row], self.conv_clamp)
             rgb = skip if rgb is None else upsample(rgb) + skip
         assert rgb is not None
@@ -251,6 +294,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
         conv_clamp: limit of the activations' magnitude, as checkpoints trained in float16 have it; None is no limit.
         c_dim: number of classes; 0 is none.
         embed_dim: size of a class's embedding; None is w_dim.
+        attention: resolution after whose convolutions self-attention comes; None is none.
+        attention_replaces: the last of those convolutions is 1x1, so that attention is in its place and not beside it.
 
     Raises:
         ValueError: a size is outside its range.
@@ -272,6 +317,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
         conv_clamp: float | None = None,
         c_dim: int = 0,
         embed_dim: int | None = None,
+        attention: int | None = None,
+        attention_replaces: bool = False,
     ) -> None:
         super().__init__()
         if resolution not in [2**i for i in range(2, 11)]:
@@ -289,13 +336,19 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the 
             raise ValueError(f"mapping_lr_multiplier is {mapping_lr_multiplier}; it must be above 0")
         if conv_clamp is not None and not conv_clamp > 0:
             raise ValueError(f"conv_clamp is {conv_clamp}; it must be above 0, or None")
+        if attention is not None and attention not in [2**i for i in range(2, resolution.bit_length())]:
+            raise ValueError(f"attention is {attention}; it must be a power of two from 4 to {resolution}, or None")
+        if attention_replaces and attention is None:
+            raise ValueError("attention_replaces is True, but there is no attention")
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.conditions = ("class_label",) if c_dim else ()
         self.num_ws = self.style_ws = 2 * resolution.bit_length() - 4
         self.mapping = MappingNetwork(
             z_dim, w_dim, mapping_layers, sizes["mapping_dim"], mapping_lr_multiplier, c_dim, sizes["embed_dim"]
         )
-        self.synthesis = SynthesisNetwork(resolution, w_dim, channel_base, channel_max, conv_clamp)
+        self.synthesis = SynthesisNetwork(
+            resolution, w_dim, channel_base, channel_max, conv_clamp, attention, attention_replaces
+        )
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def broadcast(self, w: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ SETTINGS: dict[str, dict[str, Numbers | Switch]] = {
         "conv_clamp": Numbers(1e-3, 2.0**20, whole=False, optional=True),
         "c_dim": Numbers(0, 8192),
         "embed_dim": Numbers(1, 8192, optional=True),
+        "attention": SIDE,
+        "attention_replaces": Switch(),
     },
 }
 KNOWN_GENERATORS = tuple(SETTINGS)
@@ -145,9 +147,10 @@ def radial_activation(settings: Any) -> int:
 
 
 def stylegan2_activation(settings: Any) -> int:
-    """Numbers in the largest block."""
+    """Numbers in the largest block, or in its attention, which compares each place with each."""
     sizes = [2**i for i in range(2, settings.resolution.bit_length())]
-    return max(size**2 * max(1, min(settings.channel_base // size, settings.channel_max)) for size in sizes)
+    drawn = max(size**2 * max(1, min(settings.channel_base // size, settings.channel_max)) for size in sizes)
+    return max(drawn, (settings.attention or 0) ** 4)
 
 
 def dcgan_activation(settings: Any) -> int:

@@ -57,6 +57,8 @@ def export(folder: str | os.PathLike[str], path: str | os.PathLike[str], layout:
         raise ConversionError(
             f"the folder's generator is a {type(model).__name__}; only a StyleGAN2Generator is exported"
         )
+    if model.config.attention:
+        raise ConversionError("the folder's generator has self-attention, which the other program's has not")
     tensors, config = model.state_dict(), dict(model.config)
     judge = read_discriminator(folder)
     if layout == "rosinality":

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sharingan_hub.modeling_stylegan2 import StyleGAN2Generator, SynthesisLayer, upsample
+from sharingan_hub.modeling_stylegan2 import SelfAttention, StyleGAN2Generator, SynthesisLayer, upsample
 
 TINY = {"z_dim": 12, "w_dim": 10, "resolution": 16, "mapping_layers": 3, "channel_base": 64, "channel_max": 7}
 FIR = (1, 3, 3, 1)
@@ -322,3 +322,96 @@ def test_same_picture_on_the_gpu():
         torch.testing.assert_close(model.cuda()(z.cuda()).cpu(), expected, atol=1e-2, rtol=1e-2)
         half = model.half()(z.cuda()).cpu()
     assert (half - expected).abs().mean() < 0.02
+
+
+# Self-attention
+
+
+def test_attention_begins_as_the_identity_and_then_is_its_definition():
+    torch.manual_seed(0)
+    attention = SelfAttention(16)
+    x = torch.randn(2, 16, 3, 4).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(attention(x), x)
+    with torch.no_grad():
+        attention.gamma.fill_(0.7)
+        for layer in (attention.query, attention.key, attention.value, attention.out):
+            layer.bias.normal_()
+        places = x.permute(0, 2, 3, 1).reshape(2, 12, 16)
+
+        def linear(layer, values):
+            return values @ layer.weight.t() / math.sqrt(layer.weight.shape[1]) + layer.bias
+
+        expected = places.clone()
+        for n in range(2):
+            for i in range(12):
+                scores = torch.stack(
+                    [linear(attention.query, places[n, i]) @ linear(attention.key, places[n, j]) for j in range(12)]
+                )
+                shares = (scores / math.sqrt(2)).softmax(dim=0)  # 16 / 8 numbers in a query
+                seen = sum(share * linear(attention.value, places[n, j]) for j, share in enumerate(shares))
+                expected[n, i] += 0.7 * linear(attention.out, seen)
+        torch.testing.assert_close(attention(x).permute(0, 2, 3, 1).reshape(2, 12, 16), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_beside_a_convolution_begins_as_the_generator_without_it():
+    plain, attentive = tiny(), tiny(attention=8)
+    missing = attentive.load_state_dict(plain.state_dict(), strict=False)
+    assert missing.unexpected_keys == [] and all(".b8.attention." in name for name in missing.missing_keys)
+    z = torch.randn(2, 12)
+    assert torch.equal(attentive(z), plain(z))
+    before = attentive(z)
+    attentive.synthesis.b8.attention.gamma.data.fill_(1.0)
+    assert not torch.allclose(attentive(z), before, atol=1e-3)
+
+
+def test_attention_in_place_of_a_convolution_alone_carries_from_place_to_place():
+    """What a change of one pixel in front of the block's second convolution reaches behind it."""
+
+    def reached(gamma: float) -> int:
+        model = tiny(attention=8, attention_replaces=True, channel_max=16)
+        model.synthesis.b8.attention.gamma.data.fill_(gamma)
+        block, w = model.synthesis.b8, torch.randn(1, 10)
+        x = torch.randn(1, 8, 8, 8)
+        y = x.clone()
+        y[:, :, 2, 3] += 1
+        with torch.no_grad():
+            first, second = (block.attention(block.conv1(value, w, "none", None, None)) for value in (x, y))
+        return int((first != second).any(dim=1).sum())
+
+    assert tiny(attention=8, attention_replaces=True).synthesis.b8.conv1.weight.shape[2:] == (1, 1)
+    assert reached(0.0) == 1 and reached(1.0) == 64
+
+
+def test_a_one_by_one_layer_is_a_matrix_for_each_pixel():
+    torch.manual_seed(0)
+    layer = SynthesisLayer(5, 4, 6, resolution=3, up=False, kernel=1)
+    x, w = torch.randn(2, 5, 3, 3), torch.randn(2, 6)
+    with torch.no_grad():
+        state = {f"layer.{name}": value for name, value in layer.state_dict().items()}
+        weight = layer.weight[None, :, :, 0, 0] * affine(state, "layer", w)[:, None]
+        weight = weight / weight.square().sum(dim=2, keepdim=True).sqrt()
+        expected = F.leaky_relu(torch.einsum("noi,nihw->nohw", weight, x), 0.2) * math.sqrt(2)
+        torch.testing.assert_close(layer(x, w, "none", None, None), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_differentiates_twice():
+    """Path length regularisation does that."""
+    attention = SelfAttention(8).double()
+    attention.gamma.data.fill_(1)
+    x = torch.randn(1, 8, 2, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(attention(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), attention.query.weight)
+    assert second.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": 12}, "attention is 12; it must be a power of two from 4 to 16, or None"),
+        ({"attention": 32}, "attention is 32"),
+        ({"attention_replaces": True}, "attention_replaces is True, but there is no attention"),
+    ],
+)
+def test_attention_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**changes)

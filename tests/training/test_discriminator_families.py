@@ -40,10 +40,13 @@ TINY = {  # class_name and settings of each kind that is tried
 }
 DCGAN = {"class_name": "DCGANGenerator", "z_dim": 8, "channels": 4}
 R3GAN = {"class_name": "R3GANGenerator", "z_dim": 8, "channels": 4}
+STYLEGAN2 = {"class_name": "StyleGAN2Generator", "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8}
 PAIRS = {  # of a generator and a discriminator, trained together for two steps
     "dcgan": (DCGAN, TINY["dcgan"]),
     "nazeri": (DCGAN | {"norm_first": False}, TINY["dcgan_activation_first"]),
     "sagan": (DCGAN | {"attention": 8}, TINY["dcgan_attention"]),
+    "stylegan2_attention": (STYLEGAN2 | {"attention": 8}, TINY["vit"]),
+    "stylegan2_attention_instead": (STYLEGAN2 | {"attention": 8, "attention_replaces": True}, TINY["vit"]),
     "r3gan": (R3GAN, TINY["r3gan"]),
     "autoencoder": (DCGAN, TINY["autoencoder"]),
     "vit": (DCGAN, TINY["vit"]),

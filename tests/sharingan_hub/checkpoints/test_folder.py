@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import sharingan_hub
-from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub
+from sharingan_hub import (
+    CoGANGenerator,
+    DCGANGenerator,
+    R3GANGenerator,
+    RadialGenerator,
+    SharinganPipeline,
+    StyleGAN2Generator,
+    hub,
+)
 from sharingan_hub.checkpoints import folder as folders
 from sharingan_hub.checkpoints import strict
 from sharingan_hub.checkpoints.adapters import make_adapter
@@ -25,6 +33,7 @@ from sharingan_hub.checkpoints.folder import (
     WEIGHTS,
     CheckpointError,
     Numbers,
+    Switch,
     build,
     expected_bytes,
     validate,
@@ -33,7 +42,11 @@ from sharingan_hub.checkpoints.ticket import write_ticket
 from training.discriminators import StyleGAN2Discriminator
 
 PACKAGE, CARDS = Path(sharingan_hub.__file__).parent, Path(__file__).parents[3] / "model_cards"
+FROM_NOISE = {"z_dim": 4, "resolution": 16, "channels": 2}
 TINY = {
+    "CoGANGenerator": FROM_NOISE,
+    "DCGANGenerator": FROM_NOISE,
+    "R3GANGenerator": FROM_NOISE,
     "RadialGenerator": {
         "z_dim": 4,
         "w_dim": 4,
@@ -209,12 +222,14 @@ def test_every_setting_has_its_range_and_the_default_lies_in_it(family):
     assert defaults.keys() == SETTINGS[family].keys() and family in folders.ACTIVATION
     for name, default in json.loads(json.dumps(defaults)).items():
         assert SETTINGS[family][name].allow(default), name
-    assert build(family, {}).resolution == 256
+    assert build(family, {}).resolution == defaults["resolution"]
 
 
 @families
 def test_settings_of_another_type_or_outside_their_range_are_refused(family):
     for name, allowed in SETTINGS[family].items():
+        if isinstance(allowed, Switch):
+            continue
         low, high = allowed.low, allowed.high
         wrong = [
             True,
@@ -261,13 +276,39 @@ def test_settings_that_do_not_go_together_are_refused(changed, told):
 
 
 @pytest.mark.parametrize(
+    ("family", "changed", "told"),
+    [
+        ("DCGANGenerator", {"norm_first": None}, "norm_first = None, which no generator has; it must be true or false"),
+        ("DCGANGenerator", {"norm_first": 1}, "norm_first = 1, which no generator has; it must be true or false"),
+        ("StyleGAN2Generator", {"attention_replaces": "yes"}, "it must be true or false"),
+        ("CoGANGenerator", {"shared_layers": 9}, "shared_layers is 9; it must be from 0 to 4"),
+        ("R3GANGenerator", {"blocks": 17}, "blocks = 17, which no generator has"),
+    ],
+)
+def test_settings_of_the_other_families_are_checked(family, changed, told):
+    with pytest.raises(CheckpointError, match=told) as caught:
+        build(family, changed)
+    sentence(caught)
+
+
+@pytest.mark.parametrize(
     ("family", "large", "told"),
     [
         ("StyleGAN2Generator", {"w_dim": 8192, "mapping_layers": 64}, "weights; at most 200,000,000 are opened"),
         ("StyleGAN2Generator", {"resolution": 1024, "channel_base": 2**20, "channel_max": 8192}, "weights; at most"),
         ("RadialGenerator", {"channels": [4096] * 8}, "weights; at most"),
         ("RadialGenerator", {"mapping_width": 8192, "mapping_layers": 64}, "weights; at most"),
+        ("DCGANGenerator", {"channels": 8192, "channel_max": 8192}, "weights; at most"),
+        ("R3GANGenerator", {"channels": 4096, "channel_max": 4096, "blocks": 16}, "weights; at most"),
         # few weights, and 80 GB at the first picture
+        ("DCGANGenerator", {"resolution": 1024, "channels": 512, "channel_max": 512}, "numbers in a layer; at most"),
+        ("CoGANGenerator", {"resolution": 512, "channels": 1, "attention": 256}, "numbers in a layer; at most"),
+        ("R3GANGenerator", {"resolution": 1024}, "numbers in a layer; at most"),
+        (
+            "StyleGAN2Generator",
+            {"resolution": 128, "channel_base": 128, "attention": 128},
+            "numbers in a layer; at most",
+        ),
         (
             "RadialGenerator",
             {"channels": [1] * 8, "base_radius": 256, "base_angle": 256},
@@ -300,6 +341,9 @@ def test_what_is_allowed_also_draws_a_picture(data):
     family = data.draw(st.sampled_from(sorted(SETTINGS)))
     chosen = {}
     for name, allowed in SETTINGS[family].items():
+        if isinstance(allowed, Switch):
+            chosen[name] = data.draw(st.booleans(), label=name)
+            continue
         top = min(allowed.high, {"resolution": 64, "extent": 4.0}.get(name, allowed.low + 3))
         one = st.integers(int(allowed.low), int(top)) if allowed.whole else st.floats(allowed.low, top)
         few = st.lists(one, min_size=1, max_size=3) if allowed.longest else one
@@ -318,15 +362,16 @@ def test_what_is_allowed_also_draws_a_picture(data):
 
 @families
 def test_the_configuration_alone_says_how_large_the_weights_may_be(family, tmp_path):
-    SharinganPipeline(tiny(family, w_dim=300, z_dim=300)).save_pretrained(tmp_path)
+    SharinganPipeline(tiny(family, z_dim=300)).save_pretrained(tmp_path)
     weights = tmp_path / "generator_model" / WEIGHTS
     real = weights.stat().st_size
     assert real <= expected_bytes(tmp_path) <= real + strict.MAX_HEADER_BYTES
     weights.unlink()
     (tmp_path / "model_index.json").unlink()
     assert expected_bytes(tmp_path) >= real
-    width = "mapping_width" if family == "RadialGenerator" else "mapping_dim"
-    edit(tmp_path / "generator_model/config.json", mapping_layers=60, **{width: 8192})
+    wide = {"z_dim": 8192, "channels": 8192, "channel_max": 8192}
+    deep = {"mapping_layers": 60, "mapping_width" if family == "RadialGenerator" else "mapping_dim": 8192}
+    edit(tmp_path / "generator_model/config.json", **(deep if "mapping_layers" in TINY[family] else wide))
     with pytest.raises(CheckpointError, match="at most 200,000,000 are opened"):
         expected_bytes(tmp_path)
     (tmp_path / "generator_model/config.json").write_text('{"_class_name": ["os", "system"]}')
@@ -439,4 +484,5 @@ def test_the_links_of_the_hub_s_cache_are_followed_and_no_others(whole, tmp_path
 
 
 def test_generators_are_known_by_their_classes():
-    assert set(hub.KNOWN_GENERATORS) == {RadialGenerator.__name__, StyleGAN2Generator.__name__}
+    kinds = (CoGANGenerator, DCGANGenerator, R3GANGenerator, RadialGenerator, StyleGAN2Generator)
+    assert set(hub.KNOWN_GENERATORS) == {kind.__name__ for kind in kinds}

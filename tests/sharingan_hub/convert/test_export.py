@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sharingan_hub import RadialGenerator, SharinganPipeline
+from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
 from sharingan_hub.convert import ConversionError, convert, export
 
 from . import layouts, writers
@@ -121,6 +121,10 @@ def test_what_is_there_stays_and_other_generators_are_refused(tmp_path):
     )
     with pytest.raises(ConversionError, match="RadialGenerator"):
         export(tmp_path / "r", tmp_path / "new.pt")
+    attentive = StyleGAN2Generator(z_dim=4, w_dim=4, resolution=8, mapping_layers=1, channel_max=8, attention=8)
+    SharinganPipeline(attentive).save_pretrained(tmp_path / "attentive")
+    with pytest.raises(ConversionError, match="has self-attention"):
+        export(tmp_path / "attentive", tmp_path / "new.pt")
     (folder / "discriminator").mkdir()
     (folder / "discriminator" / "config.json").write_text('{"resolution": "much"}')
     with pytest.raises(ConversionError, match="no StyleGAN2Discriminator"):
