@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub
+from sharingan_hub import CoGANGenerator, RadialGenerator, SharinganPipeline, StyleGAN2Generator, hub
 from sharingan_hub.cards import build_card, figure, metrics_table, update_card, write_card
 from sharingan_hub.checkpoints.adapters import make_adapter
 from sharingan_hub.checkpoints.ticket import write_ticket
@@ -185,6 +185,9 @@ def test_the_tags_say_what_it_is(tmp_path):
     write_ticket(radial / "ticket.safetensors", generator())
     assert "lottery-ticket" in build_card(radial).data.tags
     assert "stylegan2" in build_card(checkpoint(tmp_path / "other", family=StyleGAN2Generator)).data.tags
+    pair = tmp_path / "pair"
+    SharinganPipeline(CoGANGenerator(z_dim=4, resolution=16, channels=2)).save_pretrained(pair)
+    assert "cogan" in build_card(pair).data.tags and "in pairs of two domains" in str(build_card(pair))
     endless = REPORT | {"train_data": "emblems:source", "pictures": None}
     assert "few-shot" not in build_card(checkpoint(tmp_path / "endless", endless)).data.tags
 
