@@ -64,6 +64,7 @@ class Method:
 
 METHODS = {
     "default": Method("adapt_default"),
+    "keep_motifs": Method("adapt_keep_motifs"),
     "default_without_statistics": Method("adapt_default", settings={"statistics_weight": 0.0, "statistics_steps": 0}),
     "default_all_trained": Method("adapt_default", settings={"freeze_generator": []}),
     "finetune": Method("adapt_finetune"),
