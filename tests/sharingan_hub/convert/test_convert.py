@@ -24,6 +24,8 @@ KINDS = {
     "16 px": Sizes(),
     "32 px": Sizes(resolution=32, base=200, most=6),
     "64 px": Sizes(resolution=64, base=256, most=5, layers=2),
+    "256 px": Sizes(resolution=256, base=512, most=4),
+    "1024 px": Sizes(resolution=1024, base=2048, most=3),
     "wide mapping": Sizes(z_dim=6, w_dim=10, hidden=24),
     "classes": Sizes(c_dim=3, embed=5),
     "clamped": Sizes(clamp=1.5),
