@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,17 +74,18 @@ def test_search_knows_the_seed_the_turn_and_the_colours(pipe, order, turn):
 
 
 def test_own_picture_comes_back(pipe, quick):
-    target = picture(pipe, seeds=[1002], order=3, phase=0.5)
+    target = picture(pipe, seeds=[1001], order=3, phase=0.5)
     reports = list(inversion_steps(pipe, target, steps=40))
     last = reports[-1]
     assert (last.order, len(last.latents)) == (3, 1)
-    assert last.distance < 0.055  # of two seeds' pictures about 0.2
+    assert last.distance < 0.045  # of two seeds' pictures about 0.2
     assert last.distance < 0.6 * reports[0].distance
     assert 0 <= last.phase < 2 * math.pi / 3
     # what is reported is what a pipeline makes of the latents
     again = pipe(latents=last.latents).images[0]
     assert again.tobytes() == last.image.tobytes()
-    assert rms(picture(pipe, latents=last.latents), target) == pytest.approx(last.distance, abs=5e-3)
+    shown = resize(torch.from_numpy(np.asarray(last.target) / 255).permute(2, 0, 1)[None].float(), 128)
+    assert rms(picture(pipe, latents=last.latents), shown) == pytest.approx(last.distance, abs=2e-3)
     assert last.latents[0, -1, :2].tolist() == pytest.approx([3, last.phase])
 
 

@@ -20,9 +20,10 @@ def pixels(picture: Any) -> np.ndarray:
 
 def open_tab(page: Any, name: str) -> None:
     """Where there is no room for a tab, it is in the menu beside the others."""
-    tab = page.get_by_role("tab", name=name, exact=True)
+    tab, menu = page.get_by_role("tab", name=name, exact=True), page.locator(".overflow-menu > button")
+    tab.or_(menu).filter(visible=True).first.wait_for()  # the page may still be on its way
     if not tab.is_visible():
-        page.locator(".overflow-menu > button").click()
+        menu.click()
         tab = page.locator(".overflow-dropdown button", has_text=name)
     tab.click()
 
