@@ -33,7 +33,7 @@ def begin(page: Any) -> None:
     page.locator("#pictures-upload input[type=file]").set_input_files(PICTURES)
     page.get_by_text("10 pictures.").wait_for()
     page.locator("#train").click()
-    page.locator("#training svg polyline").first.wait_for()
+    page.locator("#training svg polyline").first.wait_for(state="attached")  # of the first step it has no length
     page.locator("#learning img").wait_for()
 
 

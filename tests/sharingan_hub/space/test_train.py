@@ -139,12 +139,13 @@ def test_cancel_and_leaving_stop_the_work_and_leave_nothing(demo, client, url, s
     assert len(client.predict(api_name="/generate")) == 8
 
 
-def test_a_training_keeps_nobody_from_drawing(client, url):
+def test_a_training_keeps_nobody_from_drawing(client, url, scratch):
     job = client.submit(uploads(), 10, api_name="/train")
     with closing(Client(url, verbose=False)) as other:
         assert len(other.predict(api_name="/generate")) == 8
     assert not job.done()
     job.cancel()
+    wait_until(lambda: not folders(scratch))
 
 
 @pytest.mark.parametrize("count", [0, 9, 31])
