@@ -64,7 +64,7 @@ def tab(page: Page) -> Callable[..., Any]:
         moves = [*one.moves, *[0.0] * DIRECTIONS][:DIRECTIONS]
         with friendly():
             known = known_layers(page, one.model)
-        return [*answer(one), *moves, gr.CheckboxGroup(choices=known, value=known[1:3]), sources(one.model, 0)]
+        return [*answer(one), *moves, gr.CheckboxGroup(choices=known, value=known[1:3])]
 
     def sources(model: str, first: int | None = None) -> list[tuple[str, str]]:
         first = secrets.randbelow(NEW_SEEDS) if first is None else first
@@ -112,6 +112,15 @@ def tab(page: Page) -> Callable[..., Any]:
     live: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "draw", "show_progress": "hidden"}
     result = [picture, design]
+
+    def starting(trigger: Callable[..., Any]) -> Any:
+        """Start from the chosen design. Its recipe is taken over in the browser, or what is done meanwhile would be done to
+        the design before; sources, the slow part, come last and touch nothing else."""
+        trigger(None, page.selected, design, js="chosen => chosen", api_visibility="private")
+        begun = trigger(begin, page.selected, [*result, *sliders, layers], **private)
+        begun.success(lambda selected: sources(Recipe.read(selected).model, 0), page.selected, shelf, **private)
+        return begun
+
     endpoint(
         [], mix, [design, source, layers], result, "draw", "Styles of another seed in some layers of a recipe's design."
     )
@@ -128,7 +137,7 @@ def tab(page: Page) -> Callable[..., Any]:
         gr.on([slider.release for slider in sliders], sharpen, design, result, **private),
         shelf.select(take, [design, shelf, layers], result, **private),
         clear.click(reset, design, [*result, *sliders], **private),
-        again.click(begin, page.selected, [*result, *sliders, layers, shelf], **private),
+        starting(again.click),
     ]
     for event in changed:
         event.success(
@@ -147,7 +156,7 @@ def tab(page: Page) -> Callable[..., Any]:
     )
     page.on_present(kept)
     kept.then(lambda: gr.Tabs(selected="Generate"), None, page.tabs, queue=False, **{**private, "concurrency_id": None})
-    return lambda opened: opened.select(begin, page.selected, [*result, *sliders, layers, shelf], **private)
+    return lambda opened: starting(opened.select)
 
 
 def known_layers(page: Page, model: str) -> list[str]:

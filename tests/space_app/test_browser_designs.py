@@ -113,4 +113,4 @@ def test_visitor_mixes_and_moves(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.querySelector('#mixed img').src != before", arg=before)
     page.get_by_role("button", name="Take to Generate").click()
-    page.locator("#title h2", has_text="· mixed").wait_for()
+    page.locator("#title h2", has_text="seed 2 · mixed").wait_for()
