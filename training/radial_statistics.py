@@ -86,13 +86,14 @@ def wanted_of(pictures: Tensor) -> Wanted:
     for levels in LEVELS:
         steps = ((circles + 1) * ((levels - 1) / 2)).round()
         own = [colors.flatten(1).t().unique(dim=0) * (2 / (levels - 1)) - 1 for colors in steps]
-        colors = torch.cat(own).unique(dim=0)
+        colors, places = torch.cat(own).unique(dim=0, return_inverse=True)
         if len(colors) <= MOST_COLORS:
             break
-    strange = [
-        strangeness(circles[i : i + 1], torch.cat([*own[:i], *own[i + 1 :]] or own).unique(dim=0))
-        for i in range(len(own))
-    ]
+    owners = places.bincount()  # how many pictures have each colour
+    strange = []
+    for circle, mine in zip(circles, places.split([len(some) for some in own])):
+        others = owners - torch.zeros_like(owners).index_fill_(0, mine, int(len(own) > 1)) > 0
+        strange.append(strangeness(circle[None], colors[others]))
     return Wanted((*radial_statistics(circles), torch.cat(strange)), colors)
 
 
