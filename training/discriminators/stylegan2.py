@@ -11,9 +11,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+
+from training.discriminators.base import Discriminator
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU, as in StyleGAN2
@@ -117,7 +118,7 @@ class Epilogue(nn.Module):
         return self.out(x)
 
 
-class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
+class StyleGAN2Discriminator(Discriminator):
     """Residual discriminator with [1,3,3,1]-filtered down-sampling and minibatch standard deviation.
 
     Blocks are named by the side they read (b64, b32, ... b8, and b4 for the end), so the weights of a discriminator for
@@ -162,6 +163,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         def width(side: int) -> int:
             return min(channel_base // side, channel_max)
 
+        self.num_channels = num_channels
         self.fromrgb = EqualConv2d(num_channels, width(resolution), 1)
         self.sides = [resolution >> i for i in range(resolution.bit_length() - 3)]  # resolution, ..., 16, 8
         for side in self.sides:
@@ -188,9 +190,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the pictures have another shape.
         """
-        channels, full = self.config["num_channels"], self.config["resolution"]
-        if images.ndim != 4 or tuple(images.shape[1:]) != (channels, full, full):
-            raise ValueError(f"images must be (N,{channels},{full},{full}), got {tuple(images.shape)}.")
+        self.check(images)
         x = images.contiguous(memory_format=torch.channels_last)
         x = clamped(F.leaky_relu_(self.fromrgb(x, gain=GAIN), SLOPE), self.config["conv_clamp"])
         for block_side in self.sides:
@@ -205,18 +205,11 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
                 features = getattr(self, f"b{block_side}")(features)
         return self.b4(features)
 
-    def freeze(self, blocks: int) -> None:
-        """FreezeD (Mo et al. 2020): stop training fromrgb and the first blocks, those of the highest resolutions.
-
-        Raises:
-            ValueError: blocks is negative or leaves nothing to train.
-        """
-        if not 0 <= blocks <= len(self.sides):
-            raise ValueError(f"freeze_discriminator must be 0 to {len(self.sides)} at this resolution, got {blocks}.")
-        if blocks:
-            self.fromrgb.requires_grad_(False)
-        for side in self.sides[:blocks]:
-            getattr(self, f"b{side}").requires_grad_(False)
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """What may be frozen, from the picture on: fromrgb goes with the first block."""
+        first, *rest = (getattr(self, f"b{side}") for side in self.sides)
+        return [nn.ModuleList([self.fromrgb, first]), *rest]
 
     def at_resolution(self, resolution: int) -> "StyleGAN2Discriminator":
         """A discriminator for another resolution that keeps every block of this one that it has a place for.
