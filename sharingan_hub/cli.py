@@ -178,16 +178,14 @@ def _parse_order(text: str) -> int | None:
     return None if text == "any" else _parse_count(text, 'a whole number from 1 on, or "any"')
 
 
-def _parse_count(text: str, expected: str = "a whole number from 1 on") -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
+def _parse_count(text: str, expected: str = "a whole number from 1 on", least: int = 1) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
         raise argparse.ArgumentTypeError(f"must be {expected}, got {text[:80]!r}")
     return int(text)
 
 
 def _parse_class(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text[:80]!r}")
-    return int(text)
+    return _parse_count(text, "a whole number from 0 on", least=0)
 
 
 def _parse_number(text: str) -> float:

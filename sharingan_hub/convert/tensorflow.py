@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharingan_hub.checkpoints.strict import shown
 from sharingan_hub.convert.errors import ConversionError
-from sharingan_hub.convert.networks import Found, Tensors, is_one_of, number, refuse
+from sharingan_hub.convert.networks import Found, Tensors, is_one_of, number, refuse, squeezed
 from sharingan_hub.convert.unpickle import Record
 
 PROGRAMS = {4: "NVIDIA's TensorFlow program stylegan2", 5: "NVIDIA's TensorFlow program stylegan2-ada"}
@@ -116,11 +116,11 @@ def _generator_tensor(name: str, array: np.ndarray) -> tuple[str, Tensor]:
         layer = "embed" if match[1] is None else f"fc{match[1]}"
         return f"mapping.{layer}.{match[2]}", _tensor(_transposed(name, array))
     if name == "synthesis/4x4/Const/const":
-        return "synthesis.b4.const", _tensor(_first(name, array, 1))
+        return "synthesis.b4.const", squeezed(name, _tensor(array), 1)
     if match := re.fullmatch(r"synthesis/noise(\d{1,2})", name):
         n = int(match[1])
         layer = "conv1" if n % 2 == 0 else "conv0"  # 4 px has one layer, all others have two
-        return f"synthesis.b{2 ** ((n + 5) // 2)}.{layer}.noise_const", _tensor(_first(name, array, 2))
+        return f"synthesis.b{2 ** ((n + 5) // 2)}.{layer}.noise_const", squeezed(name, _tensor(array), 2)
     match = re.fullmatch(r"synthesis/(\d{1,4})x\1/(Conv|Conv0_up|Conv1|ToRGB)/(\w+)", name)
     if match is None or (match[2] == "Conv") != (match[1] == "4" and match[2] != "ToRGB"):
         raise _unknown("generator", name)
@@ -171,13 +171,6 @@ def _kernel(name: str, array: np.ndarray, flip: bool) -> np.ndarray:
     if array.ndim != 4:
         raise ConversionError(f"{shown(name)} has shape {array.shape}, which StyleGAN2 does not have there")
     return (array[::-1, ::-1] if flip else array).transpose(3, 2, 0, 1)
-
-
-def _first(name: str, array: np.ndarray, dimensions: int) -> np.ndarray:
-    """Without so many dimensions of size 1 at the start."""
-    if array.ndim < dimensions or array.shape[:dimensions] != (1,) * dimensions:
-        raise ConversionError(f"{shown(name)} has shape {array.shape}, which StyleGAN2 does not have there")
-    return array.reshape(array.shape[dimensions:])
 
 
 def noise_layers(generator: Any) -> Iterator[Any]:

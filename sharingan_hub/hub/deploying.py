@@ -107,7 +107,7 @@ def publish_space(
     with explained(f"the Space {repo_id}", writing=True), patience(PUBLISH_TIMEOUT):
         there = _open_space(api, repo_id, private)
         files = space_files(name, model, _card(repo_id, there, token))
-        gone = {file.rfilename for file in there.siblings or []} - files.keys()
+        gone = _names(there) - files.keys()
         done = api.create_commit(
             repo_id,
             [
