@@ -339,6 +339,7 @@ def number(value: Any) -> float | None:
 
 
 def words(value: Any, limit: int = 80) -> str:
+    """A text as plain words of at most `limit` characters; empty for anything else."""
     return plain_text(value, limit) if isinstance(value, str) else ""
 
 
