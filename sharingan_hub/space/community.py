@@ -53,7 +53,7 @@ def tab(page: Page) -> Callable[..., Any]:
         """The page draws with a model: its name, eight pictures, the first of them chosen, and its adapters' strengths."""
         with friendly():
             grid = models.pictures([Recipe(seed=seed, output_size=GRID_SIZE, model=name) for seed in range(8)])
-        return [using(page, name), grid, *page.present(Recipe(model=name)), *strengths(name)]
+        return [name, using(page, name), grid, *page.present(Recipe(model=name)), *strengths(name)]
 
     def look(query: Any) -> str:
         """The cards, or why there are none; as the tab opens nobody has asked for anything, so nothing is raised."""
@@ -114,7 +114,8 @@ def tab(page: Page) -> Callable[..., Any]:
     )  # fmt: skip
     looked.success(entries, found, cards, **private)
     looked.failure(lambda: UNREACHABLE, None, cards, **private)
-    in_use = [page.using, page.gallery, *page.detail, *sliders]
+    # The model with what tells of it, in one answer: a slider that is moved at once is moved for this model.
+    in_use = [page.model, page.using, page.gallery, *page.detail, *sliders]
     opened = [
         endpoint(
             [load_button.click, repo.submit],
@@ -141,11 +142,9 @@ def tab(page: Page) -> Callable[..., Any]:
 
     def on_loaded(event: Any) -> None:
         """After an event that fills `loaded`: the page draws with that model."""
-        using_it = event.success(
-            use, loaded, in_use, **private | {"show_progress": "minimal", "show_progress_on": page.using}
+        page.on_present(
+            event.success(use, loaded, in_use, **private | {"show_progress": "minimal", "show_progress_on": page.using})
         )
-        using_it = using_it.success(lambda name: name, loaded, page.model, **private)
-        page.on_present(using_it)
 
     for event in opened:
         on_loaded(event)
