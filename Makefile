@@ -1,5 +1,5 @@
 # make demo       install what the Space needs and open it at http://127.0.0.1:7860 (PORT=8000 for another port)
-# make test       install everything, then lint, type check and test (under 12 minutes on two cores)
+# make test       install everything, then lint, type check and test (about 12 minutes on two cores)
 # make test-all   the same with the slow tests
 # Every target makes .venv where it is missing and installs only when the lists of packages changed.
 PYTHON ?= python3
