@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--rounds", type=int, default=2, help="the same again: memory must not go on growing")
     arguments = parser.parse_args()
     load = psutil.getloadavg()[0]
     print(
@@ -123,23 +124,27 @@ def main() -> None:
         first = Client(url, verbose=False, download_files=temporary)
         picture = str(first.predict({"seed": 51, "order": 6}, 512, api_name="/draw"))
         Visitor(0, url, 0, picture).try_all(first)  # what is imported late is there
-        memory = Memory(process.pid)
-        before = memory.now
-        memory.start()
-        visitors = [Visitor(number, url, arguments.seconds, picture) for number in range(arguments.visitors)]
-        start = time.monotonic()
-        for visitor in visitors:
-            visitor.start()
-        for visitor in visitors:
-            visitor.join()
-        lasted = time.monotonic() - start
-        memory.ended.set()
-        generated = len(first.predict(seed=7, api_name="/generate"))
-        after = memory.now
+        for number in range(arguments.rounds):
+            memory = Memory(process.pid)
+            before = memory.now
+            memory.start()
+            visitors = [
+                Visitor(number * arguments.visitors + visitor, url, arguments.seconds, picture)
+                for visitor in range(arguments.visitors)
+            ]
+            start = time.monotonic()
+            for visitor in visitors:
+                visitor.start()
+            for visitor in visitors:
+                visitor.join()
+            lasted = time.monotonic() - start
+            memory.ended.set()
+            generated = len(first.predict(seed=7 + number, api_name="/generate"))
+            report(visitors, lasted)
+            print(f"memory: {before:.0f} MB before, {memory.peak:.0f} at its peak, {memory.now:.0f} after")
+            print(f"afterwards {generated} designs in one more call\n")
         files = sum(path.stat().st_size for path in Path(temporary).rglob("*") if path.is_file()) / 1e6
-    report(visitors, lasted)
-    print(f"afterwards: {generated} designs in one more call, {files:.0f} MB of files")
-    print(f"memory: {before:.0f} MB before, {memory.peak:.0f} at its peak, {after:.0f} after")
+    print(f"{files:.0f} MB of files")
 
 
 def report(visitors: list[Visitor], lasted: float) -> None:

@@ -6,7 +6,9 @@ name it in TABS.
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from threading import Thread
 from typing import Any
 
@@ -30,6 +32,9 @@ TABS = {
     "About the model": about.tab,
 }
 
+# Seconds that the page waits for its model, so that the first click is as quick as any; a slow Hub does not keep it closed.
+MOST_WARMING = 10
+
 
 def build_demo(model: str | None = None) -> gr.Blocks:
     """The whole page, not yet launched: `build_demo().launch(**style.LAUNCH)`.
@@ -38,9 +43,11 @@ def build_demo(model: str | None = None) -> gr.Blocks:
         model: Hub id or local folder of a checkpoint; None takes the environment variable SHARINGAN_MODEL, and where
             that is not set the embedded model.
     """
+    _share_heaps()
     models = Models(model or os.environ.get("SHARINGAN_MODEL") or None)
-    # Loading costs seconds, most of them imports; meanwhile the page opens and shows the checkpoint's samples.
-    Thread(target=models.warm_up, daemon=True).start()
+    # Loading costs seconds, most of them imports; meanwhile the page is built.
+    warming = Thread(target=models.warm_up, daemon=True)
+    warming.start()
     # Files are written to Gradio's cache: every ten minutes, those that nobody has asked for in an hour go.
     with gr.Blocks(title="SharinGAN Hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         page = Page(models, demo)
@@ -54,7 +61,18 @@ def build_demo(model: str | None = None) -> gr.Blocks:
                 if on_open:
                     on_open(opened)
         _on_open(demo, page)
+    warming.join(MOST_WARMING)
     return demo.queue(max_size=256)
+
+
+def _share_heaps() -> None:
+    """Let all threads allocate from two heaps, where the C library is glibc, as MALLOC_ARENA_MAX=2 does.
+
+    By default each thread has one of its own and keeps what its largest pictures took: under load memory went on growing to
+    twice as much.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def _on_open(demo: gr.Blocks, page: Page) -> None:

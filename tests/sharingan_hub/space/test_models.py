@@ -3,6 +3,9 @@
 import inspect
 import os
 import pickle
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,3 +302,29 @@ def test_environment_names_the_model(monkeypatch):
         with pytest.raises(AttributeError):  # the page finds no title
             build_demo(given)
     assert seen == ["someone/their-sharingan", "another/one", None]
+
+
+THREADS_ALLOCATE = """
+import ctypes, sys, threading
+from sharingan_hub.space import _share_heaps
+_share_heaps()
+libc, gate = ctypes.CDLL("libc.so.6"), threading.Barrier(12)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+libc.fopen.argtypes, libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_char_p] * 2, [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+def allocate():
+    gate.wait()
+    libc.malloc(100_000)
+    gate.wait()
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="heaps are glibc's")
+def test_threads_share_two_heaps(tmp_path):
+    subprocess.run([sys.executable, "-c", THREADS_ALLOCATE, tmp_path / "heaps.xml"], check=True)
+    assert (tmp_path / "heaps.xml").read_text().count("<heap nr=") == 2
