@@ -1,15 +1,61 @@
-"""Small models for these tests; each folder is a new copy."""
+"""Small models for these tests; each folder that a test is given is a new copy."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from safetensors.torch import save_file
 
-from sharingan_hub import SharinganPipeline, StyleGAN2Generator
+from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
 from sharingan_hub.checkpoints.adapters import make_adapter
+
+ORDER_PROBS = [0.0, 0.5, 0.25, 0.25]
+
+
+def tiny(family: str) -> SharinganPipeline:
+    """A pipeline of a small random generator, with averages that are not zero."""
+    torch.manual_seed(0)
+    model: ModelMixin
+    if family == "radial":
+        model = RadialGenerator(
+            z_dim=16,
+            w_dim=12,
+            resolution=32,
+            max_order=4,
+            num_masks=4,
+            num_frame_masks=1,
+            num_ground_masks=1,
+            channels=(8, 8),
+            base_radius=4,
+            base_angle=8,
+            mapping_layers=3,
+            order_probs=ORDER_PROBS,
+        )
+    else:
+        model = StyleGAN2Generator(z_dim=16, w_dim=12, resolution=16, mapping_layers=2, channel_base=64, channel_max=8)
+    model.w_avg.normal_()
+    return SharinganPipeline(model.eval())
+
+
+PIPES = {family: tiny(family) for family in ("radial", "stylegan2")}
+
+
+@pytest.fixture(params=list(PIPES))
+def pipe(request) -> SharinganPipeline:
+    return PIPES[request.param]
+
+
+@pytest.fixture
+def radial() -> SharinganPipeline:
+    return PIPES["radial"]
+
+
+@pytest.fixture
+def stylegan2() -> SharinganPipeline:
+    return PIPES["stylegan2"]
 
 
 def tiny_pipeline(seed: int = 0) -> SharinganPipeline:
