@@ -1,0 +1,130 @@
+"""Small base models of both families, and runs of adaptation on them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
+from training import train
+from training.adapt import AdaptConfig
+from training.checkpoints import list_checkpoints
+from training.discriminators import StyleGAN2Discriminator
+from training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = ["radial", "stylegan2"]
+CDC = {"correspondence_weight": 100.0, "patch_level": 8, "anchor_every": 2, "anchors": 3}
+METHODS = {
+    "scale_shift": {"train_only": ["*.affine.*", "*bias"]},
+    "freezeg": {"freeze_generator": ["fc|mapping", "*const"]},
+    "diffaugment": {"augment": "diffaugment", "augmentations": ["rotation", "color", "cutout"]},
+    "ewc": {"ewc_weight": 1e5},
+    "cdc": CDC,
+    "patches": {"patch_level": 16, "patch_size": [1, 5]},
+    "picture_and_patches": {"patch_level": 4, "patch_size": [2, 1], "patch_share": 0.4},
+    "cdc_patches": CDC | {"patch_size": [5, 1], "style_mixing": 0.5},
+    "adam": {"fisher_freeze": 0.75, "fisher_zero": 0.1},
+    "rick": {"fisher_freeze": 0.5, "fisher_zero": 0.2, "fisher_interval": 3, "adam_beta1": 0.5},
+    "symmetry": {"symmetry_weight": 5.0},
+    "statistics": {"statistics_weight": 10.0},
+    "matching": {"statistics_weight": 10.0, "statistics_steps": 3},
+}
+EVERYTHING = CDC | {
+    "patch_share": 0.5,
+    "ewc_weight": 1e4,
+    "fisher_freeze": 0.75,
+    "fisher_zero": 0.1,
+    "fisher_interval": 2,
+    "symmetry_weight": 1.0,
+    "statistics_weight": 10.0,
+    "statistics_steps": 1,
+    "style_mixing": 0.5,
+}
+
+
+def networks(family: str, resolution: int = 16) -> tuple:
+    torch.manual_seed(3)
+    if family == "radial":
+        generator = RadialGenerator(
+            z_dim=8, w_dim=8, channels=(8, 8), base_radius=4, base_angle=8, mapping_layers=2, mapping_width=16
+        )
+    else:
+        generator = StyleGAN2Generator(
+            z_dim=8, w_dim=8, resolution=resolution, mapping_layers=2, channel_base=64, channel_max=8
+        )
+    return generator, StyleGAN2Discriminator(resolution, channel_base=128, channel_max=8, mbstd_group_size=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A base model of each family, and five pictures."""
+    folder = tmp_path_factory.mktemp("adapt")
+    for family in FAMILIES:
+        generator, discriminator = networks(family)
+        SharinganPipeline(generator_model=generator).save_pretrained(folder / family)
+        discriminator.save_pretrained(folder / family / "discriminator")
+    write_pictures(folder / "pictures", np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8))
+    return folder
+
+
+def write_pictures(folder: Path, pictures) -> Path:
+    folder.mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{i:04}.png")
+    return folder
+
+
+def settings(folder: Path, family: str, output: Path, **changes) -> dict:
+    return {
+        "train_data": str(folder / "pictures"),
+        "base_model": str(folder / family),
+        "output_dir": str(output),
+        "resolution": 16,
+        "batch_size": 8,
+        "max_steps": 4,
+        "r1_interval": 2,
+        "fisher_samples": 6,
+        "sample_every": 1000,
+        "checkpointing_steps": 1000,
+        "report_to": "none",
+    } | changes
+
+
+@pytest.fixture
+def make(folder, tmp_path):
+    """Makes a trainer on the base model of a family."""
+
+    def make(family: str = "stylegan2", **changes) -> Trainer:
+        config = AdaptConfig(**settings(folder, family, tmp_path / "out", **changes))
+        data = train.load_data(config)
+        return Trainer(config, data, *train.build_networks(config, data.order_probs))
+
+    return make
+
+
+def take(trainer: Trainer, steps: int = 1, first: int = 0) -> list[dict[str, float]]:
+    """Steps without what train() does around them; the statistics of each."""
+    values = []
+    for trainer.step in range(first, first + steps):
+        values.append(trainer._train_step(trainer._reals(trainer.step)))
+    return values
+
+
+def state(folder: Path) -> list:
+    loaded = torch.load(list_checkpoints(folder / "checkpoints")[-1] / "state.pt", weights_only=True)
+
+    def leaves(value):
+        if isinstance(value, dict):
+            return [leaf for key in value for leaf in leaves(value[key])]
+        return [leaf for item in value for leaf in leaves(item)] if isinstance(value, (list, tuple)) else [value]
+
+    return leaves(loaded)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    parts = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("generator_model", "discriminator"))
+    return {f"{path.parent.name}.{name}": value for path in parts for name, value in load_file(path).items()}
