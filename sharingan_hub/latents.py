@@ -88,6 +88,7 @@ def interpolate_seeds(
     easing: str = "linear",
     loop: str = "once",
     spin: float = 0.0,
+    class_label: int | None = None,
 ) -> Interpolation:
     """Frames between seeds, in Z: along great circles, then through the mapping network. Each is as likely as a seed's.
 
@@ -100,6 +101,7 @@ def interpolate_seeds(
         truncation_psi: as the pipeline takes it.
         order: one for all, one for each seed, or None: drawn by the seed, where the generator has orders.
         frames, easing, loop, spin: as in `interpolate`.
+        class_label: of all frames, as the pipeline takes it.
 
     Returns:
         Frames of shape (num_ws, w_dim).
@@ -111,7 +113,7 @@ def interpolate_seeds(
     if len(seeds) < 2:
         raise ValueError("seeds holds 1 seed; it must hold at least 2")
     z, orders = pipe.prepare_z(seeds, order)
-    keyframes = pipe.map_z(z, truncation_psi, orders)
+    keyframes = pipe.map_z(z, truncation_psi, orders, class_label=class_label)
     timeline = Timeline(len(seeds), frames, easing, loop)
     _check_spin(spin, keyframes, timeline)
 
@@ -119,7 +121,7 @@ def interpolate_seeds(
         start, end = timeline.stop(at.stretch), timeline.stop(at.stretch + 1)
         now = slerp(z[start].float(), z[end].float(), at.t.to(z.device, torch.float32)[:, None]).to(z)
         if orders is None:
-            ws = pipe.map_z(now, truncation_psi)
+            ws = pipe.map_z(now, truncation_psi, class_label=class_label)
         else:
             n = _orders_at(keyframes, timeline, at)
             low, high = (pipe.map_z(now, truncation_psi, whole.int().tolist()) for whole in (n.floor(), n.ceil()))
@@ -229,6 +231,7 @@ def vary(
     strength: float | Sequence[float] = 0.3,
     truncation_psi: float = 0.7,
     order: int | None = None,
+    class_label: int | None = None,
 ) -> Tensor:
     """Variations around a seed: z a part of the great circle on the way to other seeds, each as likely as a seed's own.
 
@@ -237,7 +240,7 @@ def vary(
         seed: what is varied. Its order, given or drawn by it, stays.
         others: seeds that say in which direction each variation lies.
         strength: how much of the way, 0 (the seed itself) to 1 (the other seed's z), for all or for each.
-        truncation_psi, order: as the pipeline takes them.
+        truncation_psi, order, class_label: as the pipeline takes them.
 
     Returns:
         Latents (N, num_ws, w_dim), one for each of others.
@@ -252,7 +255,7 @@ def vary(
     z, orders = pipe.prepare_z(seeds, order)
     far = torch.tensor(strengths, dtype=torch.float32, device=z.device)[:, None]
     varied = slerp(z[:1].float(), z[1:].float(), far).to(z)
-    return pipe.map_z(varied, truncation_psi, None if orders is None else orders[:1] * len(others))
+    return pipe.map_z(varied, truncation_psi, orders and orders[:1] * len(others), class_label=class_label)
 
 
 def style_rows(latents: Tensor) -> int:

@@ -48,6 +48,13 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     orders.add_argument(
         "--orders", type=_parse_orders, metavar="N,N,...", help="one for each seed, or many for one seed"
     )
+    add(
+        "--class",
+        dest="class_label",
+        type=cli._parse_class,
+        metavar="N",
+        help="of a model with classes: 0 (default), 1 ...",
+    )
     add("--space", choices=("w", "z"), default="w", help="a spline in w (default), or great circles in z")
     add("--easing", choices=("linear", "smooth", "in", "out"), default="linear", help="(default: %(default)s)")
     add("--loop", choices=("once", "loop", "ping-pong"), default="loop", help="(default: %(default)s)")
@@ -97,10 +104,11 @@ def _interpolate(arguments: argparse.Namespace) -> None:
     if len(seeds) == 1:  # then the rest changes, or it spins
         seeds = seeds * max(2, len(arguments.orders or []), len(palettes))
     psi, timing = arguments.truncation_psi, {"easing": arguments.easing, "loop": arguments.loop}
+    classes = {} if arguments.class_label is None else {"class_label": arguments.class_label}
     if arguments.space == "z":
-        latents = interpolate_seeds(pipe, seeds, arguments.frames, psi, order, spin=arguments.spin, **timing)
+        latents = interpolate_seeds(pipe, seeds, arguments.frames, psi, order, spin=arguments.spin, **classes, **timing)
     else:
-        keyframes = pipe.prepare_latents(seeds, psi, order)
+        keyframes = pipe.prepare_latents(seeds, psi, order, **classes)
         latents = interpolate(keyframes, arguments.frames, spin=arguments.spin, **timing)
     colors: Any = None
     if palettes:
@@ -112,6 +120,7 @@ def _interpolate(arguments: argparse.Namespace) -> None:
         "weights": fingerprint(pipe.generator_model.state_dict())[:16],
         "seeds": seeds,
         "order": order,
+        **classes,
         "truncation_psi": psi,
         "space": arguments.space,
         **timing,

@@ -127,12 +127,18 @@ def plan(film: Film, pipe: SharinganPipeline) -> tuple[Any, Any]:
     if film.turns and not order:
         raise problem("Designs of this model cannot be turned: it draws pixels, not wedges.")
     if film.space == "z":
-        psis = {recipe.truncation_psi for recipe in recipes}
-        if len(psis) > 1 or any(r.variation is not None or r.styles or any(r.moves) or r.found for r in recipes):
-            raise problem("In Z only plain seeds of one truncation can be joined; choose W for all others.")
+        psis, classes = {r.truncation_psi for r in recipes}, {r.class_label for r in recipes}
+        if (
+            len(psis) > 1
+            or len(classes) > 1
+            or any(r.variation is not None or r.styles or any(r.moves) or r.found for r in recipes)
+        ):
+            raise problem("In Z only plain seeds of one truncation and class can be joined; choose W for all others.")
         orders = [int(order) for order in keyframes[:, -1, 0].tolist()] if order else None
         seeds = [recipe.seed for recipe in recipes]
-        latents = interpolate_seeds(pipe, seeds, film.frames, psis.pop(), orders, spin=spin, **timing)
+        latents = interpolate_seeds(
+            pipe, seeds, film.frames, psis.pop(), orders, spin=spin, class_label=classes.pop(), **timing
+        )
     else:
         latents = interpolate(keyframes, film.frames, spin=spin, **timing)
     if not any(recipe.palette for recipe in recipes):

@@ -25,7 +25,18 @@ from .page import (
     read_pins,
     settings_of,
 )
-from .recipe import MAX_ORDER, MAX_PSI, MAX_SEED, PALETTES, SIZES, Recipe, read_order, read_palette, read_size
+from .recipe import (
+    MAX_ORDER,
+    MAX_PSI,
+    MAX_SEED,
+    PALETTES,
+    SIZES,
+    Recipe,
+    read_class,
+    read_order,
+    read_palette,
+    read_size,
+)
 from .snippet import snippet
 
 NEW_SEED = -1
@@ -54,13 +65,14 @@ def tab(page: Page) -> None:
         circularize: Any = False,
         symmetry: Any = 0,
         model: Any = "",
+        class_label: Any = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it by this default
     ) -> list[tuple[str, str]]:
         first = NEW_SEED if seed is None else check_whole("Seed", seed, NEW_SEED, MAX_SEED)
         count = check_whole("Count", count, 1, MAX_COUNT)
         first = secrets.randbelow(NEW_SEEDS) if first == NEW_SEED else first
         one = Recipe.read({"seed": first, "model": model})
-        one = adjusted(one, order, truncation_psi, palette, circularize, symmetry)
+        one = adjusted(one, order, truncation_psi, palette, circularize, symmetry, class_label)
         one = replace(one, output_size=read_size(output_size))
         with friendly():
             return models.pictures([replace(one, seed=(first + i) % (MAX_SEED + 1)) for i in range(count)], progress)
@@ -121,9 +133,17 @@ def tab(page: Page) -> None:
         return page.present(replace(page.recipe_of(pictures[0]), output_size=read_size(size)))
 
     def redraw(
-        pictures: Any, selected: Any, order: Any, psi: Any, palette: Any, round_: Any, symmetry: Any, size: Any
+        pictures: Any,
+        selected: Any,
+        order: Any,
+        psi: Any,
+        palette: Any,
+        round_: Any,
+        symmetry: Any,
+        class_label: Any,
+        size: Any,
     ) -> list[Any]:
-        changes = (order, psi, palette, round_, symmetry)
+        changes = (order, psi, palette, round_, symmetry, class_label)
         grid = [replace(adjusted(page.recipe_of(one), *changes), output_size=GRID_SIZE) for one in pictures or []]
         with friendly():
             drawn = models.pictures(grid)
@@ -158,6 +178,7 @@ def tab(page: Page) -> None:
                 count = gr.Slider(1, MAX_COUNT, 8, step=1, label="How many")
                 circularize = gr.Checkbox(False, label="Make round", info="for models that draw pixels")
                 symmetry = gr.Slider(0, MAX_ORDER, 0, step=1, label="Make symmetric", info="0: leave as it is")
+                class_label = gr.Number(None, label="Class", info="of a model with classes, from 0 on", precision=0)
             output_size = gr.Number(GRID_SIZE, visible=False)
         with gr.Column(elem_id="pictures", min_width=0):
             gallery = emblems(samples, "Emblems", "gallery", show_label=False)
@@ -201,8 +222,8 @@ def tab(page: Page) -> None:
             file = gr.File(visible=False)
     page.gallery, page.pinned, page.link = gallery, pinned, link
     page.detail = [page.selected, picture, title, recipe_text, query, code]
-    page.settings = [seed, order, psi, palette, circularize, symmetry]
-    inputs = [seed, count, order, psi, output_size, palette, circularize, symmetry, page.model]
+    page.settings = [seed, order, psi, palette, circularize, symmetry, class_label]
+    inputs = [seed, count, order, psi, output_size, palette, circularize, symmetry, page.model, class_label]
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "draw", "show_progress": "minimal"}
 
     drawn = endpoint(
@@ -241,9 +262,9 @@ def tab(page: Page) -> None:
         chosen.then(None, None, None, js=TO_DETAIL, api_visibility="private")
     page.on_present(
         gr.on(
-            [order.input, psi.input, palette.input, circularize.input, symmetry.input],
+            [order.input, psi.input, palette.input, circularize.input, symmetry.input, class_label.submit],
             redraw,
-            [gallery, page.selected, order, psi, palette, circularize, symmetry, size],
+            [gallery, page.selected, order, psi, palette, circularize, symmetry, class_label, size],
             [gallery, *page.detail],
             trigger_mode="always_last",
             **private,
@@ -261,7 +282,9 @@ def tab(page: Page) -> None:
     pin_button.click(pin, [page.pins, page.selected], [page.pins, pinned], **private)
 
 
-def adjusted(recipe: Recipe, order: Any, psi: Any, palette: Any, circularize: Any, symmetry: Any) -> Recipe:
+def adjusted(
+    recipe: Recipe, order: Any, psi: Any, palette: Any, circularize: Any, symmetry: Any, class_label: Any
+) -> Recipe:
     """A recipe with the settings of the tab, each checked."""
     return replace(
         recipe,
@@ -270,4 +293,5 @@ def adjusted(recipe: Recipe, order: Any, psi: Any, palette: Any, circularize: An
         palette=read_palette(palette),
         circularize=check_flag("Circularize", circularize),
         symmetry=check_whole("Symmetry", 0 if symmetry is None else symmetry, 0, MAX_ORDER) or None,
+        class_label=read_class(class_label),
     )

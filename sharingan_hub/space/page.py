@@ -112,7 +112,15 @@ def settings_of(recipe: Any) -> list[Any]:
     """Values of `settings` for a design."""
     one = Recipe.read(recipe)
     seed = gr.skip() if one.found else one.seed
-    return [seed, one.order or "any", one.truncation_psi, one.palette or "own", one.circularize, one.symmetry or 0]
+    return [
+        seed,
+        one.order or "any",
+        one.truncation_psi,
+        one.palette or "own",
+        one.circularize,
+        one.symmetry or 0,
+        one.class_label,
+    ]
 
 
 def heading(recipe: Recipe) -> str:

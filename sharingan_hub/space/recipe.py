@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1
 MAX_PSI = 1.5
 MAX_ORDER = 8
+MAX_CLASS = 10**6
 SIZES = (256, 512, 1024, 2048)
 # Iris and pattern of sharingan_hub.postprocess.PALETTES, which brings torch and is not waited for as the page opens.
 PALETTES = {
@@ -63,6 +64,7 @@ class Recipe:
         found: latents that were found from a picture, as `found_text` writes them; they stand in place of the seed's.
             None: there are none.
         model: which model, as `models.ModelName` writes it; "" is the Space's own.
+        class_label: of a model with classes, counted from 0. None: class 0, or there are none.
     """
 
     seed: int = 0
@@ -78,6 +80,7 @@ class Recipe:
     output_size: int = 512
     found: str | None = None
     model: str = ""
+    class_label: int | None = None
 
     @classmethod
     def read(cls, value: Any) -> Recipe:
@@ -118,6 +121,7 @@ class Recipe:
             output_size=512 if size is None else read_size(size),
             found=None if get("found") is None else read_found(get("found")),
             model=model,
+            class_label=read_class(get("class_label")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,15 +176,15 @@ class Recipe:
         if self.found is not None:
             ws = self._found_latents(pipe)
         elif self.variation is None:
-            ws = pipe.prepare_latents([self.seed], psi, self.order)
+            ws = pipe.prepare_latents([self.seed], psi, self.order, class_label=self.class_label)
         else:
-            ws = vary(pipe, self.seed, [self.variation], self.strength, psi, self.order)
+            ws = vary(pipe, self.seed, [self.variation], self.strength, psi, self.order, self.class_label)
         ranges = layer_ranges(pipe.generator_model)
         for name, other in self.styles:
             if name not in ranges:
                 has = f"it has {', '.join(ranges)}" if ranges else "one style decides its whole picture"
                 raise problem(f"This model has no layers called {name}; {has}.")
-            ws = style_mix(ws, pipe.prepare_latents([other], psi), ranges[name])
+            ws = style_mix(ws, pipe.prepare_latents([other], psi, class_label=self.class_label), ranges[name])
         if any(self.moves):
             from .models import directions_of
 
@@ -205,7 +209,7 @@ class Recipe:
             ws[:, -1, 2:] = 0
             order = round(ws[0, -1, 0].item())
         if self.variation is not None:
-            other = pipe.prepare_latents([self.variation], self.truncation_psi, order)
+            other = pipe.prepare_latents([self.variation], self.truncation_psi, order, class_label=self.class_label)
             styles = slice(model.style_ws)
             ws[:, styles] = torch.lerp(ws[:, styles], other[:, styles], self.strength)
         return ws
@@ -264,6 +268,11 @@ def _decode(found: str) -> Any:
 def read_order(value: Any) -> int | None:
     """An order from 1 to 8; "any" or None: what the seed draws."""
     return None if value in (None, "any") else check_whole("Order", value, 1, MAX_ORDER, '"any" or from 1 to 8')
+
+
+def read_class(value: Any) -> int | None:
+    """A class's number; None: class 0, or there are none."""
+    return None if value is None else check_whole("Class", value, 0, MAX_CLASS)
 
 
 def read_size(value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .models import EMBEDDED, Models, parse_model
@@ -28,22 +29,29 @@ def opening(name: str, models: Models) -> str:
     return "\n".join(lines)
 
 
+def conditions_of(recipe: Recipe) -> str:
+    """Order and class as further arguments, where they were chosen."""
+    chosen = {"order": recipe.order, "class_label": recipe.class_label}
+    return "".join(f", {name}={value}" for name, value in chosen.items() if value is not None)
+
+
 def designing(recipe: Recipe) -> tuple[list[str], str]:
     """Names to import, and lines that make a design's `latents`; "" where the seed alone is enough."""
     psi = f"truncation_psi={recipe.truncation_psi:g}"
-    order = "" if recipe.order is None else f", order={recipe.order}"
     names, lines = [], []
     if recipe.found is not None:
         file = f'Recipe.read(read_recipe("{recipe.file_name}.png"))'
         return ["read_recipe"], f"from sharingan_hub.space.recipe import Recipe\n\nlatents = {file}.latents(pipe)"
     if recipe.variation is not None:
         names.append("vary")
-        lines.append(f"latents = vary(pipe, {recipe.seed}, [{recipe.variation}], {recipe.strength:g}, {psi}{order})")
+        lines.append(
+            f"latents = vary(pipe, {recipe.seed}, [{recipe.variation}], {recipe.strength:g}, {psi}{conditions_of(recipe)})"
+        )
     elif recipe.styles or any(recipe.moves):
-        lines.append(f"latents = pipe.prepare_latents([{recipe.seed}], {psi}{order})")
+        lines.append(f"latents = pipe.prepare_latents([{recipe.seed}], {psi}{conditions_of(recipe)})")
     for layers, other in recipe.styles:
         names += ["layer_ranges", "style_mix"]
-        source = f"pipe.prepare_latents([{other}], {psi})"
+        source = f"pipe.prepare_latents([{other}], {psi}{conditions_of(replace(recipe, order=None))})"
         lines.append(f'latents = style_mix(latents, {source}, layer_ranges(pipe.generator_model)["{layers}"])')
     if any(recipe.moves):
         names += ["directions", "move"]
@@ -58,8 +66,11 @@ def designing(recipe: Recipe) -> tuple[list[str], str]:
 def snippet(recipe: Recipe, models: Models) -> str:
     """Code that draws a design."""
     names, design = designing(recipe)
-    order = "" if recipe.order is None else f", order={recipe.order}"
-    given = "latents=latents" if design else f"seeds={recipe.seed}{order}, truncation_psi={recipe.truncation_psi:g}"
+    given = (
+        "latents=latents"
+        if design
+        else f"seeds={recipe.seed}{conditions_of(recipe)}, truncation_psi={recipe.truncation_psi:g}"
+    )
     given += f', recolor="{recipe.palette}"' if recipe.palette else ""
     given += ", circularize=True" if recipe.circularize else ""
     given += f", symmetry={recipe.symmetry}" if recipe.symmetry else ""
@@ -97,6 +108,8 @@ def film_snippet(film: Film, models: Models) -> str:
     writer = "write_video" if film.format == "mp4" else "write_animation"
     seeds, orders = [recipe.seed for recipe in recipes], [recipe.order for recipe in recipes]
     order = f", order={orders}" if all(orders) else ""
+    classes = [recipe.class_label or 0 for recipe in recipes]
+    order += f", class_label={classes}" if any(classes) else ""
     return "\n".join(
         (
             f"from sharingan_hub import SharinganPipeline, animate, interpolate, {writer}",

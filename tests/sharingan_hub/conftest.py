@@ -58,6 +58,15 @@ def stylegan2() -> SharinganPipeline:
     return PIPES["stylegan2"]
 
 
+def pipeline_with_classes() -> SharinganPipeline:
+    """Of three classes, 16 px."""
+    torch.manual_seed(0)
+    model = StyleGAN2Generator(
+        z_dim=8, w_dim=8, resolution=16, mapping_layers=2, channel_base=64, channel_max=8, c_dim=3
+    )
+    return SharinganPipeline(model.eval())
+
+
 def tiny_pipeline(seed: int = 0) -> SharinganPipeline:
     """16 px and 12 kB of random weights."""
     torch.manual_seed(seed)

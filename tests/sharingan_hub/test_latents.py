@@ -27,6 +27,7 @@ from sharingan_hub import (
 )
 from sharingan_hub.postprocess.oklab import to_oklab
 from sharingan_hub.timeline import EASINGS, LOOPS, Timeline, catmull_rom, slerp
+from tests.sharingan_hub.conftest import pipeline_with_classes
 
 
 def tiny(family: str) -> SharinganPipeline:
@@ -330,6 +331,18 @@ def test_variations_begin_at_the_seed_end_at_the_other_and_keep_the_order(pipe):
     for strength in (-0.1, 1.5, [0.1, 2]):
         with pytest.raises(ValueError, match=r"strength is .*; it must be from 0 to 1"):
             vary(pipe, 7, [1, 2], strength)
+
+
+def test_a_class_stays_on_the_way_between_seeds_and_in_variations():
+    pipe = pipeline_with_classes()
+    ends = pipe.prepare_latents([3, 8], class_label=2)
+    frames = interpolate_seeds(pipe, [3, 8], 5, class_label=2)
+    assert torch.equal(frames[0], ends[0]) and torch.equal(frames[4], ends[1])
+    z, _ = pipe.prepare_z([3, 8])
+    middle = pipe.map_z(slerp(z[:1], z[1:], torch.tensor([[0.5]])), class_label=2)
+    torch.testing.assert_close(frames[2], middle[0])
+    torch.testing.assert_close(vary(pipe, 3, [8, 8], [0.0, 1.0], class_label=2), ends)
+    assert not torch.allclose(ends, pipe.prepare_latents([3, 8], class_label=0))
 
 
 def test_style_mixing_takes_rows_of_b_and_leaves_the_rest_of_a(pipe):

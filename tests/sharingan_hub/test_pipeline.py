@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sharingan_hub import SharinganPipeline, StyleGAN2Generator, pipeline_sharingan
+from sharingan_hub import SharinganPipeline, pipeline_sharingan
 from sharingan_hub.pipeline_sharingan import CHUNK_PICTURES
-from tests.sharingan_hub.conftest import ORDER_PROBS, PIPES
+from tests.sharingan_hub.conftest import ORDER_PROBS, PIPES, pipeline_with_classes
 
 # Seeds and truncation
 
@@ -327,11 +327,7 @@ def test_wrong_arguments_are_refused_by_name(radial, arguments, error, message):
 
 
 def test_a_class_is_one_for_all_or_one_for_each():
-    torch.manual_seed(0)
-    model = StyleGAN2Generator(
-        z_dim=8, w_dim=8, resolution=16, mapping_layers=2, channel_base=64, channel_max=8, c_dim=3
-    )
-    pipe = SharinganPipeline(model.eval())
+    pipe = pipeline_with_classes()
     ws = pipe.prepare_latents([5, 5, 6], 0.7, class_label=[2, 0, 2])
     torch.testing.assert_close(ws[:1], pipe.prepare_latents([5], 0.7, class_label=2))
     torch.testing.assert_close(ws[1:2], pipe.prepare_latents([5], 0.7))

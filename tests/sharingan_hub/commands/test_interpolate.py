@@ -13,6 +13,7 @@ from sharingan_hub import SharinganPipeline, media
 from sharingan_hub.cli import main
 from sharingan_hub.commands.interpolate import parse_keyframes
 from sharingan_hub.media import read_recipe
+from tests.sharingan_hub.conftest import pipeline_with_classes
 
 
 def run(output: Path, *options: object) -> int:
@@ -69,6 +70,20 @@ def test_one_seed_goes_through_orders_and_palettes(tmp_path, pipe):
     expected = pipe(seeds=[7], order=3, palette=blue.split(","), output_size=32).images
     assert np.abs(made[-1] - np.asarray(expected[0], int)).max() <= 1
     assert made[0, ..., 0].mean() > made[2, ..., 0].mean() > made[4, ..., 0].mean()  # less and less red
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_a_class_is_that_of_all_frames(tmp_path, space):
+    pipe = pipeline_with_classes()
+    pipe.save_pretrained(tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--seeds", "1,7", "--frames", 2, "--space", space, "--class", 2]
+    assert main(["interpolate", *map(str, options), "--device", "cpu", "--output", str(tmp_path / "walk")]) == 0
+    made = pictures(tmp_path / "walk")
+    for frame, image in zip(made, pipe(seeds=[1, 7], class_label=2).images, strict=True):
+        assert np.abs(frame - np.asarray(image, int)).max() <= 1
+    assert np.abs(made - np.stack([np.asarray(image, int) for image in pipe(seeds=[1, 7]).images])).max() > 1
+    recipe = read_recipe(tmp_path / "walk/frame0000000.png")
+    assert recipe is not None and recipe["class_label"] == 2
 
 
 def test_spin_and_easing_reach_the_frames(tmp_path, pipe):

@@ -1,5 +1,6 @@
 """Recipes: what travels in files, links, pins and API calls comes back as it was, and anything else is one sentence."""
 
+import dataclasses
 import json
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,7 @@ from sharingan_hub.space.checks import check_whole
 from sharingan_hub.space.models import Models
 from sharingan_hub.space.recipe import LAYERS, MAX_LATENT, MAX_SEED, PALETTES, SIZES, Recipe, found_text
 from sharingan_hub.space.snippet import snippet
+from tests.sharingan_hub.conftest import pipeline_with_classes
 
 seeds = st.integers(0, MAX_SEED)
 recipes = st.builds(
@@ -31,6 +33,7 @@ recipes = st.builds(
     circularize=st.booleans(),
     symmetry=st.none() | st.integers(1, 8),
     output_size=st.sampled_from(SIZES),
+    class_label=st.none() | st.integers(0, 99),
     model=st.sampled_from(["", "user/eyes@0123abc", "embedded+user/frost@0123abc*0.5"]),
 )  # fmt: skip
 json_values = st.recursive(
@@ -172,3 +175,17 @@ def test_the_snippet_draws_the_same_latents(pipe, recipe):
     drawn = eval(last.partition(" = ")[2].removesuffix(".images[0]"), space)
     assert torch.equal(drawn.latents, recipe.latents(pipe))
     assert drawn.images[0].size == (256, 256)
+
+
+@pytest.mark.parametrize("more", [{}, {"variation": 5}, {"styles": (("middle", 9),)}])
+def test_a_class_is_drawn_and_told(tmp_path, more):
+    pipeline_with_classes().save_pretrained(tmp_path)
+    pipe = SharinganPipeline.from_pretrained(tmp_path)
+    recipe = Recipe(seed=7, class_label=2, output_size=256, **more)
+    assert not torch.allclose(recipe.latents(pipe), dataclasses.replace(recipe, class_label=None).latents(pipe))
+    space: dict = {}
+    exec(
+        snippet(recipe, Models(str(tmp_path))).rpartition("\n")[0].replace(f'"{tmp_path.name}"', f'"{tmp_path}"'), space
+    )
+    drawn = eval(snippet(recipe, Models()).rpartition(" = ")[2].removesuffix(".images[0]"), space | {"pipe": pipe})
+    assert torch.equal(drawn.latents, recipe.latents(pipe))
