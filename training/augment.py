@@ -42,7 +42,10 @@ class Augmentation:
         return Augmentation(self.warp[part], self.warped[part], self.color[part], self.colored[part], self.cutout[part])
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Apply to pictures (N,3,S,S) in [-1,1]; those not chosen come back bit for bit. Differentiable once."""
+        """Apply to pictures (N,3,S,S) in [-1,1], or to both of pairs (N,6,S,S) alike; those not chosen come back bit for bit.
+
+        Differentiable once.
+        """
         device = images.device
         if self.warped.any():
             warp = self.warp.to(device, images.dtype)
@@ -51,7 +54,8 @@ class Augmentation:
             images = _choose(self.warped, warped, images)
         if self.colored.any():
             matrix = self.color.to(device, images.dtype)
-            colored = (matrix[:, :, :3] @ images.flatten(2) + matrix[:, :, 3:]).view(images.shape)
+            colors = images.unflatten(1, (-1, 3)).flatten(3)  # picture, domain, channel, pixel
+            colored = (matrix[:, None, :, :3] @ colors + matrix[:, None, :, 3:]).view(images.shape)
             images = _choose(self.colored, colored, images)
         if not self.cutout.isnan().all():
             side = images.shape[2]

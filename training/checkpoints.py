@@ -58,10 +58,11 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def picture_grid(images: Tensor, columns: int) -> Image.Image:
-    """Pictures (N,3,S,S) in [-1,1], row by row; N a multiple of columns."""
+    """Pictures (N,3,S,S) in [-1,1], row by row; N a multiple of columns. Pairs (N,6,S,S) stand one below the other."""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-    rows = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
-    return Image.fromarray(rows.flatten(0, 1).flatten(1, 2).numpy())
+    parts = pixels.unflatten(1, (-1, 3)).unflatten(0, (-1, columns))
+    rows = parts.permute(0, 2, 4, 1, 5, 3)  # row, domain, y, column, x, channel
+    return Image.fromarray(rows.flatten(0, 2).flatten(1, 2).numpy())
 
 
 def write_previews(folder: Path, last: int, target: Path) -> None:

@@ -22,6 +22,8 @@ class TrainConfig:
 
     Args:
         train_data: folder, zip, Hub data set, or emblems:source / emblems:sharingan.
+        train_data_b: likewise, pictures of the second domain for a generator of pairs (CoGAN), none of which need belong to one
+            of the first; where not given, the edges in the pictures of the first.
         output_dir: becomes a checkpoint folder that from_pretrained opens; checkpoints/ for resuming lies inside.
         base_model: folder or Hub id to start from; its networks replace the generator and discriminator keys.
         resolution: side of the pictures trained on, a power of two.
@@ -103,6 +105,7 @@ class TrainConfig:
 
     train_data: str
     output_dir: str
+    train_data_b: str | None = None
     base_model: str | None = None
     resolution: int = 64
     generator: dict[str, Any] = field(default_factory=lambda: {"class_name": "RadialGenerator"})

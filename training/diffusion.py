@@ -221,6 +221,7 @@ class DiffusionTrainer(Trainer):
 
     def __init__(self, config: Any, dataset: PictureData, unet: Any) -> None:
         self.config, self.dataset = config, dataset
+        self.domains = {"": dataset}
         self.output = Path(config.output_dir)
         self.accelerator = open_accelerator(config)
         self.device = self.accelerator.device

@@ -27,7 +27,7 @@ from .motifs import MOTIFS
 Color = tuple[float, float, float]
 BENCHMARK = ("sharingan", "frost", "solar", "jade")  # what few-shot adaptation is measured on
 DEVELOPMENT = ("violet", "gold")  # what its settings are chosen on, beside sharingan
-DISTRIBUTIONS = ("source", *BENCHMARK, *DEVELOPMENT)
+DISTRIBUTIONS = ("source", *BENCHMARK, *DEVELOPMENT, "plain")
 SOURCE_LATENT_DIM = 128  # source_emblem reads fewer
 
 SOURCE_ORDER_PROBS = [1 / 8] * 8

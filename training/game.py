@@ -35,13 +35,22 @@ MOST_STATISTICS = 256  # pictures whose radial statistics are matched
 class Game(Players):
     """The players, what a method of adaptation keeps of their base models, and one step of training.
 
+    Args: those of Players.
+
     Raises:
         ValueError: the batch cannot be split evenly, the generator cannot be taught, or a method of adaptation does not
             fit the networks.
     """
 
-    def __init__(self, config: TrainConfig, dataset: PictureData, generator: Any, discriminator: Any) -> None:
-        super().__init__(config, dataset, generator, discriminator)
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: PictureData,
+        generator: Any,
+        discriminator: Any,
+        dataset_b: PictureData | None = None,
+    ) -> None:
+        super().__init__(config, dataset, generator, discriminator, dataset_b)
         self.teacher = Teacher(generator) if config.teaching_steps > 0 else None
         if config.teaching_weight > 0:
             check_teachable(generator)
@@ -102,16 +111,17 @@ class Game(Players):
         return self.objective.discriminator(self._probe_reals(part), self._judge(fakes, WHOLE)["picture"])
 
     def _probe_reals(self, part: slice) -> Tensor:
-        indices = [i % len(self.dataset) for i in range(part.start, part.stop)]
-        return self._judge(self.dataset.batch(indices)[0].to(self.device), WHOLE)["picture"]
+        reals = self._real_pictures(lambda _, length: [i % length for i in range(part.start, part.stop)])
+        return self._judge(reals.to(self.device), WHOLE)["picture"]
 
     def _reals(self, step: int) -> Tensor:
         """This process's share of the real pictures of a step. Runs in the loading thread."""
         config = self.config
         if step < max(config.teaching_steps, config.statistics_steps):
             return torch.empty(0)
-        indices = real_indices(config.seed, step, config.batch_size, len(self.dataset))
-        images, _ = self.dataset.batch(indices[self.share])
+        images = self._real_pictures(
+            lambda domain, length: real_indices(config.seed, step, config.batch_size, length, domain)[self.share]
+        )
         rng = seeded(config.seed, step, "turns")
         quarters = torch.randint(4 if config.real_rotations else 1, (config.batch_size,), generator=rng)
         flips = (torch.rand(config.batch_size, generator=rng) < 0.5) & config.real_flips
@@ -148,7 +158,7 @@ class Game(Players):
         latents = self._draw_latents()
         self.g_optimizer.zero_grad(set_to_none=True)
         for part in self.parts:
-            loss = statistics_loss(self._fakes(latents, part), self.statistics).sum() / config.batch_size
+            loss = statistics_loss(self._fakes(latents, part)[:, :3], self.statistics).sum() / config.batch_size
             sums["statistics"] += loss.detach()
             (config.statistics_weight * loss).backward()
         return self._step_generator(sums)
@@ -327,16 +337,16 @@ class Game(Players):
 
         outputs: of the style layers, where they are recorded.
         """
-        config = self.config
+        config, shown = self.config, fakes[:, :3]  # of a pair, the first
         if config.teaching_weight > 0:
             pictures = render(answers(latents.select(part, self.device)), config.resolution, self.device)
-            yield "difference", config.teaching_weight, difference(fakes, pictures).sum() / config.batch_size
+            yield "difference", config.teaching_weight, difference(shown, pictures).sum() / config.batch_size
         if config.symmetry_weight > 0:
             order = latents.conditions.get("order")
-            losses = asymmetry(fakes, None if order is None else order[part])
+            losses = asymmetry(shown, None if order is None else order[part])
             yield "symmetry", config.symmetry_weight, losses.sum() / config.batch_size
         if self.statistics is not None:
-            losses = statistics_loss(fakes, self.statistics)
+            losses = statistics_loss(shown, self.statistics)
             yield "statistics", config.statistics_weight, losses.sum() / config.batch_size
         if self.source is not None:
             # At one pixel where the size is free: the activations do not depend on it. Nothing here needs a gradient.

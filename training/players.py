@@ -6,7 +6,7 @@ its weights frozen, and R1 differentiates twice.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -62,12 +62,23 @@ class Players:
 
     Parameters of the discriminator that do not require a gradient stay as they are (FreezeD).
 
+    Args:
+        dataset_b: of a generator of pairs, the second domain.
+
     Raises:
         ValueError: the batch cannot be split evenly, or the config does not fit the networks.
     """
 
-    def __init__(self, config: TrainConfig, dataset: PictureData, generator: Any, discriminator: Any) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: PictureData,
+        generator: Any,
+        discriminator: Any,
+        dataset_b: PictureData | None = None,
+    ) -> None:
         self.config, self.dataset = config, dataset
+        self.domains = {"": dataset} if dataset_b is None else {"": dataset, " b": dataset_b}
         self.output = Path(config.output_dir)
         self.accelerator = open_accelerator(config)
         self.device = self.accelerator.device
@@ -214,6 +225,14 @@ class Players:
 
     def _fakes(self, latents: Latents, part: slice, generator: Any = None, size: int | None = None) -> Tensor:
         return self._draw(latents, part, generator, size)[1]
+
+    def _real_pictures(self, choose: Callable[[str, int], Sequence[int]]) -> Tensor:
+        """Pictures of each domain, as channels side by side: (N,3,S,S), or (N,6,S,S) where there are two.
+
+        choose: a domain's name and its number of pictures -> indices. No picture of one domain belongs to one of the other.
+        """
+        parts = [data.batch(choose(name, len(data)))[0] for name, data in self.domains.items()]
+        return torch.cat(parts, dim=1)
 
     def _judge(self, images: Tensor, heads: dict[str, float]) -> dict[str, Tensor]:
         """Logits (N,M) of each of the heads: M is 1 for whole pictures, the number of patches for the patch head."""

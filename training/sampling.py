@@ -22,17 +22,20 @@ def seeded(seed: int, step: int, purpose: str, device: torch.device | str = "cpu
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
-def real_indices(seed: int, step: int, batch_size: int, length: int) -> list[int]:
-    """Which pictures a step sees: each once in every round through the set, or independently from an endless one."""
+def real_indices(seed: int, step: int, batch_size: int, length: int, domain: str = "") -> list[int]:
+    """Which pictures a step sees: each once in every round through the set, or independently from an endless one.
+
+    domain: a name for each set that is drawn from independently of the others.
+    """
     if length > 2**20:
-        return torch.randint(length, (batch_size,), generator=seeded(seed, step, "indices")).tolist()
+        return torch.randint(length, (batch_size,), generator=seeded(seed, step, f"indices{domain}")).tolist()
     positions = range(step * batch_size, (step + 1) * batch_size)
-    return [_round(seed, position // length, length)[position % length] for position in positions]
+    return [_round(seed, position // length, length, domain)[position % length] for position in positions]
 
 
 @functools.lru_cache(maxsize=64)
-def _round(seed: int, number: int, length: int) -> list[int]:
-    return torch.randperm(length, generator=seeded(seed, number, "round")).tolist()
+def _round(seed: int, number: int, length: int, domain: str) -> list[int]:
+    return torch.randperm(length, generator=seeded(seed, number, f"round{domain}")).tolist()
 
 
 def turn(images: Tensor, quarters: Tensor, flips: Tensor) -> Tensor:
@@ -101,7 +104,7 @@ def styles(generator: Any, latents: Latents) -> Tensor:
 
 
 def draw_pictures(generator: Any, ws: Tensor, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
-    """Pictures (N,3,size,size) in [-1,1] of ws.
+    """Pictures (N,3,size,size) in [-1,1] of ws; those of a generator of pairs have six channels, domain A's and domain B's.
 
     noise: one random generator for each picture, for generators that take noise; None uses their fixed noise.
     """
@@ -111,12 +114,12 @@ def draw_pictures(generator: Any, ws: Tensor, size: int, noise: list[torch.Gener
     if takes_noise(generator):
         options["noise_mode"] = "const" if noise is None else "random"
         options["generator"] = noise
-    pictures: Tensor = generator.synthesis(ws, **options)
-    return pictures
+    pictures: Tensor = getattr(generator, "pairs", generator.synthesis)(ws, **options)
+    return pictures.flatten(1, -3)
 
 
 def generate(generator: Any, latents: Latents, size: int, noise: list[torch.Generator] | None = None) -> Tensor:
-    """Pictures (N,3,size,size) in [-1,1] of latents; noise as for draw_pictures."""
+    """Pictures of latents, as draw_pictures has them; noise likewise."""
     return draw_pictures(generator, styles(generator, latents), size, noise)
 
 

@@ -1,8 +1,8 @@
 """Emblem distributions to adapt to: narrow ones, each with a look of its own, of which a few-shot set shows about 15.
 
 "sharingan" is what the published models are made for. "frost", "solar" and "jade" were made for the benchmark and nothing is
-tuned on them: other colours, layouts, families and mixes of orders. "violet" and "gold" are there to choose settings on. All
-colours lie near the look's own; unlike the source distribution they are no function of a Gaussian latent.
+tuned on them: other colours, layouts, families and mixes of orders. "violet" and "gold" are there to choose settings on.
+"plain" is the second domain of CoGAN: designs of the same distribution as "sharingan", drawn in another way. All colours lie near the look's own; unlike the source distribution they are no function of a Gaussian latent.
 """
 
 from __future__ import annotations
@@ -84,6 +84,23 @@ def _sharingan(rng: np.random.Generator, order: int) -> Emblem:
         pupil_color=ink,
         background_inner=(white, white, white),
         background_outer=(white, white, white),
+    )
+
+
+def _plain(rng: np.random.Generator, order: int) -> Emblem:
+    """A sharingan's design in black on a white disc, on black: patterns and ring alone, no rim and no shading."""
+    black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    design = _sharingan(rng, order)
+    return dataclasses.replace(
+        design,
+        patterns=tuple(dataclasses.replace(pattern, color=black) for pattern in design.patterns),
+        rings=tuple(dataclasses.replace(ring, color=black) for ring in design.rings),
+        iris_inner=white,
+        iris_outer=white,
+        rim_width=0.0,
+        pupil_color=black,
+        background_inner=black,
+        background_outer=black,
     )
 
 
@@ -247,4 +264,5 @@ TARGETS = {
     "jade": Target([0.05, 0.2, 0.25, 0.3, 0.2, 0.0, 0.0, 0.0], _jade, 4),
     "violet": Target([0.0, 0.05, 0.15, 0.2, 0.25, 0.25, 0.1, 0.0], _violet, 11),
     "gold": Target([0.1, 0.25, 0.3, 0.2, 0.15, 0.0, 0.0, 0.0], _gold, 12),
+    "plain": Target([0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0], _plain, 21),
 }

@@ -71,7 +71,7 @@ def build_trainer(config: TrainConfig, prepare: Callable[[Any, Any], None] | Non
         sharpen(generator, config.sharpen)
     if prepare is not None:
         prepare(generator, discriminator)
-    return Trainer(config, dataset, generator, discriminator)
+    return Trainer(config, dataset, generator, discriminator, load_second_domain(config, dataset, generator))
 
 
 def sharpen(generator: Any, factor: float) -> None:
@@ -129,6 +129,24 @@ def load_data(config: TrainConfig) -> Any:
     return load_pictures(config.train_data, config.resolution)
 
 
+def load_second_domain(config: TrainConfig, dataset: Any, generator: Any) -> Any:
+    """The data set of domain B for a generator of pairs: what train_data_b names, or the edges in the pictures of A; else None.
+
+    Raises:
+        ValueError: train_data_b is given and the generator has one domain.
+    """
+    from training.data import load_pictures
+    from training.edges import EdgePictures
+
+    if not hasattr(generator, "pairs"):
+        if config.train_data_b is not None:
+            raise ValueError(f"train_data_b must not be given with {type(generator).__name__}, which has one domain.")
+        return None
+    if config.train_data_b is None:
+        return EdgePictures(dataset, config.resolution)
+    return load_pictures(config.train_data_b, config.resolution)
+
+
 def publish_result(config: Publishing, folder: Path, message: str = "Training is complete") -> None:
     """Publish what a run came to, where its config asks for it. Of several processes one does.
 
@@ -182,6 +200,12 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
                 f"got {generator.config.max_order}."
             )
         generator.register_to_config(order_probs=order_probs)
+    channels = 6 if hasattr(generator, "pairs") else 3
+    if discriminator.num_channels != channels:
+        raise ValueError(
+            f"discriminator.class_name must be one of pictures with {channels} channels, which {type(generator).__name__} "
+            f"draws; {type(discriminator).__name__} takes {discriminator.num_channels}."
+        )
     if config.style_mixing and generator.style_ws == 1:
         raise ValueError(f"style_mixing must be 0 with {type(generator).__name__}, whose style is in a single row.")
     if "output_size" not in generator.conditions and generator.resolution != config.resolution:

@@ -67,14 +67,23 @@ class Trainer(Game):
 
     Parameters of the discriminator that do not require a gradient stay as they are (FreezeD).
 
+    Args: those of Players.
+
     Raises:
         ValueError: the batch cannot be split evenly, or output_dir holds checkpoints and resume_from is not given.
     """
 
-    def __init__(self, config: TrainConfig, dataset: PictureData, generator: Any, discriminator: Any) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: PictureData,
+        generator: Any,
+        discriminator: Any,
+        dataset_b: PictureData | None = None,
+    ) -> None:
         if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
             raise ValueError(f"report_to {config.report_to} needs a package: pip install {config.report_to}.")
-        super().__init__(config, dataset, generator, discriminator)
+        super().__init__(config, dataset, generator, discriminator, dataset_b)
         self.saved = -1  # step of the last checkpoint
         self.stopping = False
         publishing = config.push_to_hub and self.accelerator.is_main_process
@@ -337,7 +346,7 @@ class Trainer(Game):
             size = min(CHECKED_SIDE, self.config.resolution)
             with torch.no_grad():
                 fakes = generate(self.average, self.checked.select(slice(None), self.device), size)
-            self.monitor.check(self.step, fakes.float().cpu(), self.config.stop_on_collapse)
+            self.monitor.check(self.step, fakes[:, :3].float().cpu(), self.config.stop_on_collapse)
             self.interrupted |= self._given_up()
 
     def _given_up(self) -> bool:
@@ -384,7 +393,7 @@ class Trainer(Game):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """The first `count` pictures of the fixed latents, by the averaged generator: (count,3,S,S)."""
+        """The first `count` pictures of the fixed latents, by the averaged generator, as draw_pictures has them."""
         parts = [slice(i, min(i + SAMPLE_COLUMNS, count)) for i in range(0, count, SAMPLE_COLUMNS)]
         size = self.config.resolution
         return torch.cat([generate(self.average, self.samples.select(part, self.device), size).cpu() for part in parts])

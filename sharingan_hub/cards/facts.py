@@ -300,7 +300,7 @@ class Facts:
         """The recipe's settings as YAML that cannot leave its fence."""
         from huggingface_hub.utils import yaml_dump
 
-        names = {"train_data": self.data, "base_model": self.base}
+        names = {"train_data": self.data, "base_model": self.base, "train_data_b": self._told("train_data_b", None)[0]}
         kept = {
             key: names.get(key, value)
             for key, value in self.recipe.items()
