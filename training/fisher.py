@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 
+COLORS = 3
+
+
 def information(weights: Sequence[nn.Parameter], losses: Iterable[Tensor]) -> list[Tensor]:
     """Sum over `losses`, scalars, of the square of each one's derivative by each of the weights."""
     totals = [torch.zeros_like(weight) for weight in weights]
@@ -57,7 +60,7 @@ class Consolidation:
 class Filters:
     """The filters of a network's convolutions, each an output channel with its bias, and which of them learn.
 
-    Layers that end in colours or masks are left out (torgb, heads): among their few channels there is none to spare.
+    Layers that end in colours, masks or a logit are left out: among their few channels there is none to spare.
 
     Args:
         network: whose weights in training are looked at.
@@ -68,14 +71,18 @@ class Filters:
 
     def __init__(self, network: nn.Module) -> None:
         named = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        chosen = [n for n, weight in named.items() if weight.ndim == 4 and "torgb" not in n and "head" not in n]
+        turned = tuple(f"{n}." for n, module in network.named_modules() if isinstance(module, nn.ConvTranspose2d))
+        dims = {n: int(n.startswith(turned)) for n, weight in named.items() if weight.ndim == 4}  # of output channels
+        chosen = [n for n, dim in dims.items() if named[n].shape[dim] > COLORS and "head" not in n]
         if not chosen:
             raise ValueError(
                 f"fisher_freeze and fisher_zero must be 1 and 0 where {type(network).__name__} has no filters in training."
             )
         self.weights = [named[name] for name in chosen]
         self.biases = [named.get(name.removesuffix("weight") + "bias") for name in chosen]
-        count, device = sum(map(len, self.weights)), self.weights[0].device
+        self.dims = [dims[name] for name in chosen]
+        self.sizes = [weight.shape[dim] for weight, dim in zip(self.weights, self.dims)]
+        count, device = sum(self.sizes), self.weights[0].device
         self.learning = torch.ones(count, dtype=torch.bool, device=device)
         self.removed = torch.zeros(count, dtype=torch.bool, device=device)
 
@@ -84,7 +91,8 @@ class Filters:
 
         information: of each of `weights`, in their shapes. The filters removed before have no part in the quantiles.
         """
-        means = torch.cat([values.flatten(1).mean(dim=1) for values in information])
+        filters = (values.transpose(0, dim) for values, dim in zip(information, self.dims))
+        means = torch.cat([values.flatten(1).mean(dim=1) for values in filters])
         present = means[~self.removed]
         frozen = (means > present.quantile(freeze)) & ~self.removed
         if zero > 0:
@@ -108,11 +116,9 @@ class Filters:
 
     def _split(self) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
         """Each weight and bias with `learning` and `removed` of its filters, in a shape that multiplies it."""
-        sizes = [len(weight) for weight in self.weights]
-        for weight, bias, *flags in zip(
-            self.weights, self.biases, self.learning.split(sizes), self.removed.split(sizes)
-        ):
-            learning, removed = (flag.view(-1, 1, 1, 1) for flag in flags)
+        flags = self.learning.split(self.sizes), self.removed.split(self.sizes)
+        for weight, bias, dim, *own in zip(self.weights, self.biases, self.dims, *flags):
+            learning, removed = (flag.view(-1, 1, 1, 1).transpose(0, dim) for flag in own)
             yield weight, learning, removed
             if bias is not None:
                 yield bias, learning.flatten(), removed.flatten()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sharingan_hub import RadialGenerator, StyleGAN2Generator
-from training.discriminators import StyleGAN2Discriminator
+from sharingan_hub import CoGANGenerator, DCGANGenerator, RadialGenerator, StyleGAN2Generator
+from training.discriminators import DCGANDiscriminator, StyleGAN2Discriminator
 from training.fisher import Consolidation, Filters, information
 
 
@@ -112,6 +112,33 @@ def test_what_is_frozen_stays_bit_for_bit_and_what_is_removed_stays_zero():
     assert (network.conv.weight[rank > 3] != start[rank > 3]).all()
 
 
+def test_a_transposed_convolution_s_filters_are_its_output_channels():
+    """Its weights are (in, out, k, k). Two of eight channels learn, two are removed, four stay."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.ConvTranspose2d(3, 8, 2), nn.LeakyReLU(), nn.Conv2d(8, 4, 1), nn.Flatten())
+    network[2].requires_grad_(False)
+    filters = Filters(network)
+    assert filters.learning.shape == (8,)
+    rank = torch.tensor([5, 0, 7, 2, 6, 1, 3, 4])
+    own = rank.float().view(1, 8, 1, 1) + torch.randn(3, 8, 2, 2).mul(0.01)
+    filters.choose([own], 0.45, 0.25)
+    assert torch.equal(filters.removed, rank < 2) and torch.equal(filters.learning, (rank >= 2) & (rank < 4))
+    optimizer = torch.optim.Adam(network[0].parameters(), lr=0.1, betas=(0.9, 0.99))
+    start = network[0].weight.detach().clone()
+    filters.clear(optimizer)
+    x = torch.randn(2, 3, 4, 4)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        filters.mask_gradients()
+        optimizer.step()
+    weight = network[0].weight
+    assert (weight[:, rank < 2] == 0).all() and torch.equal(weight[:, rank >= 4], start[:, rank >= 4])
+    assert (weight[:, (rank >= 2) & (rank < 4)] != start[:, (rank >= 2) & (rank < 4)]).all()
+    drawn = network[0](x)  # what is removed draws one colour, its bias
+    assert torch.equal(drawn[:, rank < 2], network[0].bias[rank < 2].view(1, 2, 1, 1).expand(2, 2, 5, 5))
+
+
 def test_quantiles_of_a_later_choice_leave_out_what_was_removed():
     _, filters, rank = chosen(1.0, 0.5)
     assert torch.equal(filters.removed, rank < 4.5) and torch.equal(filters.learning, rank > 4.5)
@@ -137,6 +164,25 @@ def test_every_network_has_filters_with_their_biases(network):
         assert "torgb" not in name and "head" not in name
         assert bias is None or names[id(bias)] == name.replace("weight", "bias")
     assert sum(bias is not None for bias in filters.biases) >= 3
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        (DCGANGenerator(z_dim=8, resolution=16, channels=5), 10 + 5),
+        (CoGANGenerator(z_dim=8, resolution=16, channels=5, shared_layers=1), 10 + 5 + 5),
+        (DCGANDiscriminator(resolution=16, channels=5), 5 + 10),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_dcgan_s_filters_are_channels_of_its_layers(network, count):
+    """All but the colours and the logit, whichever way round the weights are."""
+    filters = Filters(network)
+    filters.choose([torch.rand_like(weight) for weight in filters.weights], 0.5, 0.1)
+    assert len(filters.learning) == count
+    filters.clear(torch.optim.Adam(network.parameters()))
+    norms = torch.cat([w.transpose(0, d).flatten(1).norm(dim=1) for w, d in zip(filters.weights, filters.dims)])
+    assert torch.equal(norms == 0, filters.removed) and filters.removed.sum() == 2
 
 
 def test_a_network_without_filters_in_training_is_refused():
