@@ -610,6 +610,15 @@ def test_wrong_flags_end_with_code_2_and_one_sentence(arguments, sentence, capsy
     assert sentence in message and message.count("\n") == 1 and message.startswith("error: ")
 
 
+def test_arguments_of_networks_are_flags(tmp_path):
+    recipe = str(ROOT / "training" / "recipes" / "train_stylegan2_attention.yaml")
+    flags = ["--generator.attention_replaces", "true", "--discriminator.channel_max", "16"]
+    config = train.parse(TrainConfig, ["--config", recipe, *flags])
+    assert config.generator["attention"] == 16 and config.generator["attention_replaces"] is True
+    generator, discriminator = train.build_networks(config, None)
+    assert generator.config.attention_replaces and discriminator.config.channel_max == 16
+
+
 def test_unknown_recipe_key_is_refused_by_name(tmp_path, capsys):
     recipe = write_recipe(tmp_path, learning_rte=0.1)
     with pytest.raises(SystemExit) as stopped:
@@ -746,8 +755,10 @@ def test_every_recipe_runs_small(tmp_path):
             adapt.main([*flags, "--base_model", str(base)])
         else:
             train.main(flags + (["--base_model", str(base)] if "_adversarial" in recipe.stem else []))
-        out = SharinganPipeline.from_pretrained(tmp_path / recipe.stem)(seeds=[1], output_type="np")
-        assert np.isfinite(out.images).all()
+        pipe = SharinganPipeline.from_pretrained(tmp_path / recipe.stem)
+        assert np.isfinite(pipe(seeds=[1], output_type="np").images).all()
+        card = (tmp_path / recipe.stem / "README.md").read_text()
+        assert type(pipe.generator_model).__name__ in card and "max_steps: 2" in card and "{{" not in card
 
 
 def test_the_rates_fall_by_minutes_where_those_end_the_run(tmp_path):
