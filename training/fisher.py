@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-
 COLORS = 3
 
 
