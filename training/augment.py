@@ -69,7 +69,7 @@ class Augmentation:
 def draw(count: int, transforms: Sequence[str], probability: float, generator: torch.Generator) -> Augmentation:
     """Draw parameters for a batch of `count`, each transform of each picture with the given probability.
 
-    The same numbers are drawn whatever the transforms and the probability.
+    The same numbers are drawn whatever the transforms and the probability, above 0.
 
     Args:
         transforms: a choice of "rotation" (any angle), "scale" (log-normal), "shift" (up to 1/8 of the side), "flip"
@@ -81,6 +81,9 @@ def draw(count: int, transforms: Sequence[str], probability: float, generator: t
     check_transforms(transforms)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be in [0,1], got {probability}.")
+    if probability == 0:
+        never, nowhere = torch.zeros(count, dtype=torch.bool), torch.full((count, 2), math.nan)
+        return Augmentation(torch.zeros(count, 2, 3), never, torch.zeros(count, 3, 4), never, nowhere)
     uniform = torch.rand(count, 8, generator=generator)
     normal = torch.randn(count, 4, generator=generator)
     chosen = torch.rand(count, len(TRANSFORMS), generator=generator) < probability

@@ -93,6 +93,9 @@ class Players:
             self.average = merged(self.generator).eval().requires_grad_(False)  # of the divided weights
         else:
             self.average = deepcopy(self.generator).eval().requires_grad_(False)
+        # Looked up once: walking through the modules at each step would take longer than averaging does.
+        named = [*self.average.named_parameters(), *self.average.named_buffers()]
+        self.averaged = [(averaged, attrgetter(name)) for name, averaged in named]
         self.noisy = takes_noise(generator)
         self.patch_head: PatchHead | None = None
         if config.patch_level is not None:
@@ -259,9 +262,8 @@ class Players:
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged generator, buffers too, towards the generator."""
-        for name, averaged in [*self.average.named_parameters(), *self.average.named_buffers()]:
-            current = attrgetter(name)(self.generator)
+        for averaged, current in self.averaged:
             if averaged.is_floating_point():
-                averaged.lerp_(current, 1 - self.config.ema_decay)
+                averaged.lerp_(current(self.generator), 1 - self.config.ema_decay)
             else:
-                averaged.copy_(current)
+                averaged.copy_(current(self.generator))
