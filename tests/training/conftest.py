@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
 from training import train
 from training.adapt import AdaptConfig
-from training.checkpoints import list_checkpoints
 from training.discriminators import StyleGAN2Discriminator
 from training.trainer import Trainer
 
@@ -112,19 +110,3 @@ def take(trainer: Trainer, steps: int = 1, first: int = 0) -> list[dict[str, flo
     for trainer.step in range(first, first + steps):
         values.append(trainer._train_step(trainer._reals(trainer.step)))
     return values
-
-
-def state(folder: Path) -> list:
-    loaded = torch.load(list_checkpoints(folder / "checkpoints")[-1] / "state.pt", weights_only=True)
-
-    def leaves(value):
-        if isinstance(value, dict):
-            return [leaf for key in value for leaf in leaves(value[key])]
-        return [leaf for item in value for leaf in leaves(item)] if isinstance(value, (list, tuple)) else [value]
-
-    return leaves(loaded)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    parts = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("generator_model", "discriminator"))
-    return {f"{path.parent.name}.{name}": value for path in parts for name, value in load_file(path).items()}

@@ -13,19 +13,8 @@ import torch
 import yaml
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, symmetry_score
-from tests.training.conftest import (
-    CDC,
-    EVERYTHING,
-    FAMILIES,
-    METHODS,
-    ROOT,
-    networks,
-    settings,
-    state,
-    take,
-    weights,
-    write_pictures,
-)
+from tests.training.conftest import CDC, EVERYTHING, FAMILIES, METHODS, ROOT, networks, settings, take, write_pictures
+from tests.training.runs import state, weights
 from training import adapt, train
 from training.adapt import AdaptConfig, freeze_parts
 from training.discriminators import StyleGAN2Discriminator

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, symmetry_score
-from tests.training.conftest import CDC, FAMILIES, networks, settings, take, weights
+from tests.training.conftest import CDC, FAMILIES, networks, settings, take
+from tests.training.runs import weights
 from training import adapt, train
 from training.adapt import AdaptConfig
 from training.correspondence import correspondence_loss, draw_layers, recorded, style_layers
