@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from sharingan_hub.cards import figure
 from training.evaluate import as_numbers
+from training.experiments.results import write_section
 from training.metrics import Estimate
 from training.plots import INK, curves, new_figure, save_figure
 
@@ -28,7 +28,6 @@ COLUMNS = {
     "symmetry": "symmetry",
     "deformation": "out of round, %",
 }
-BEGIN, END = "<!-- few-shot: written by training/experiments/few_shot.py -->", "<!-- /few-shot -->"
 
 
 def cells_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -116,11 +115,7 @@ def write(results: Path, docs: Path) -> None:
             parts[-1] += (
                 f"\n![KID, recall and copying over the time of training](pictures/few_shot_{folder.name}_curves.png)\n"
             )
-    page = docs / "results.md"
-    docs.mkdir(parents=True, exist_ok=True)
-    before = page.read_text() if page.is_file() else f"{BEGIN}\n{END}\n"
-    section = f"{BEGIN}\n" + "\n".join(parts) + END
-    page.write_text(re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _: section, before, flags=re.DOTALL))
+    write_section(docs / "results.md", "few_shot", "few-shot", "\n".join(parts).rstrip("\n"))
 
 
 def sheet(folder: Path, path: Path) -> None:

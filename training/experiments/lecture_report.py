@@ -1,0 +1,184 @@
+"""Figures and tables of the lecture's experiments, drawn from their JSON files."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.experiments.results import table, write_section
+from training.plots import INK, PALE, WARNING, new_figure, save_figure
+
+BLUES = ("#9ecae1", "#4292c6", "#084594")  # the longer a generator has been trained, the darker
+CRITICS = {
+    "clipped to 0.001": "#c6dbef",
+    "clipped to 0.01": "#6baed6",
+    "clipped to 0.1": "#08519c",
+    "gradient penalty": WARNING,
+}
+
+
+def write(results: Path, docs: Path) -> None:
+    """Draw the three figures into docs/pictures, and write the tables into docs/gan_family.md."""
+    vanishing, clipping = (json.loads((results / f"{name}.json").read_text()) for name in ("vanishing", "clipping"))
+    games = {file.stem: json.loads(file.read_text()) for file in sorted((results / "modes").glob("*.json"))}
+    pictures = docs / "pictures"
+    draw_vanishing(vanishing, pictures / "lecture_vanishing.png")
+    draw_clipping(clipping, pictures / "lecture_clipping.png")
+    draw_modes(games, pictures / "lecture_modes.png")
+    page = docs / "gan_family.md"
+    write_section(page, "lecture", "vanishing", vanishing_table(vanishing))
+    write_section(page, "lecture", "clipping", clipping_table(clipping))
+    write_section(page, "lecture", "modes", modes_table(games))
+
+
+def title_of(name: str) -> str:
+    return name.replace("_", "-" if name.startswith("non") else " ")
+
+
+def power(value: float) -> str:
+    """A number as a power of ten: 3.2e-05 is 3.2 · 10⁻⁵."""
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits} · 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def orders(first: float, last: float) -> str:
+    """By how many powers of ten a norm has moved; ∞ where it is 0."""
+    if last == 0:
+        return "−∞"
+    return f"{math.log10(last / first):+.1f}".replace("-", "−")
+
+
+def bare(axes: Any) -> None:
+    """A plot without its box."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# Vanishing gradients
+
+
+def vanishing_table(found: Mapping[str, Any]) -> str:
+    steps, rows = found["steps"], {}
+    for name, stages in found["norms"].items():
+        for epochs, norms in stages.items():
+            cells = [power(norms[0]), power(norms[-1]), orders(norms[0], norms[-1])]
+            rows[f"{title_of(name)}, {epochs} epoch{'s' if epochs != '1' else ''}"] = cells
+    return table(["after 1 step of D", f"after {steps[-1]:,} steps", "orders of magnitude"], rows)
+
+
+def draw_vanishing(found: Mapping[str, Any], path: Path) -> None:
+    """The norm of G's gradient against D's steps: a plot for each objective, a line for each number of epochs."""
+    figure = new_figure(11, 3.6)
+    norms = found["norms"]
+    plots = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, stages) in zip(plots, norms.items()):
+        for color, (epochs, values) in zip(BLUES, stages.items()):
+            axes.plot(found["steps"], values, color=color, marker="o", markersize=3, linewidth=1.4, label=epochs)
+        axes.set_title(title_of(name), fontsize=10, loc="left", color=INK)
+        axes.set_xlabel("steps of the discriminator")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(axis="y", color=PALE, alpha=0.25, linewidth=0.6)
+        bare(axes)
+    plots[0].set_ylabel("norm of the generator's gradient")
+    plots[-1].legend(title="epochs of G", frameon=False, fontsize=8, title_fontsize=8, loc="best")
+    save_figure(figure, path)
+
+
+# Clipping against penalty
+
+
+def clipping_table(found: Mapping[str, Any]) -> str:
+    rows = {}
+    for name, critic in found["deep"].items():
+        first, last = critic["gradients"][0], critic["gradients"][-1]
+        rows[name] = [power(first), power(last), orders(last, first), f"{100 * critic['at_limit']:.0f} %"]
+    columns = ["gradient at layer 1", f"at layer {len(critic['gradients'])}", "orders of magnitude through depth"]
+    return table([*columns, "weights within 1 % of the largest"], rows)
+
+
+def draw_clipping(found: Mapping[str, Any], path: Path) -> None:
+    """Above: gradients through depth, and two histograms of weights. Below: what critics think of the plane."""
+    figure = new_figure(11, 6.4)
+    deep, surfaces = found["deep"], found["surfaces"]
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1])
+    plots = above.subplots(1, 3, width_ratios=[1.6, 1, 1])
+    for name, critic in deep.items():
+        layers = range(1, len(critic["gradients"]) + 1)
+        plots[0].plot(layers, critic["gradients"], color=CRITICS[name], marker="o", markersize=3, label=name)
+    plots[0].set_yscale("log")
+    plots[0].set_xlabel("layer of the critic, 1 is next to the points")
+    plots[0].set_title("Norm of the loss' gradient in what a layer gives", fontsize=10, loc="left", color=INK)
+    plots[0].legend(frameon=False, fontsize=8)
+    for axes, name in zip(plots[1:], ("clipped to 0.01", "gradient penalty")):
+        shares, reach = deep[name]["weights"], deep[name]["reach"]
+        width = 2 * reach / len(shares)
+        middles = [-reach + (i + 0.5) * width for i in range(len(shares))]
+        axes.bar(middles, [100 * share for share in shares], width, color=CRITICS[name])
+        axes.set_title(f"Weights, {name}", fontsize=10, loc="left", color=INK)
+        axes.set_ylabel("% of them")
+    for axes in plots:
+        bare(axes)
+    shown = [(title, name, some) for title, pair in surfaces.items() for name, some in pair.items()]
+    for axes, (title, name, some) in zip(below.subplots(1, len(shown)), shown):
+        axes.contour(found["axis"], found["axis"], transposed(some["values"]), levels=14, cmap="Blues_r", linewidths=1)
+        axes.scatter(*zip(*some["points"]), s=5, color=WARNING, linewidth=0)
+        axes.set_title(f"{title},\n{name}", fontsize=10, loc="left", color=INK)
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    save_figure(figure, path)
+
+
+def transposed(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Contours take y first."""
+    return [list(column) for column in zip(*rows)]
+
+
+# Modes
+
+
+def modes_table(games: Mapping[str, Any]) -> str:
+    def cells(name: str) -> list[str]:
+        game = games.get(name)
+        if game is None:
+            return ["", ""]
+        modes, good = (sum(game[key]) / len(game[key]) for key in ("modes", "good"))
+        return [f"{modes:g}", f"{100 * good:.0f} %"]
+
+    names = [name.removesuffix("-r1") for name in games if name.endswith("-r1")]
+    rows = {title_of(name): [*cells(name), *cells(f"{name}-r1")] for name in names}
+    rows |= {BOUNDED[name]: [*cells(name), "", ""] for name in BOUNDED}
+    return table(["modes of 25", "good samples", "modes with R1", "good samples with R1"], rows)
+
+
+BOUNDED = {
+    "weight_clipping": "Wasserstein, weight clipping",
+    "gradient_penalty": "Wasserstein, gradient penalty",
+    "began": "BEGAN",
+}
+
+
+def draw_modes(games: Mapping[str, Any], path: Path) -> None:
+    """Samples of every game: alone in the first row, with R1 in the second, and in the third those bounded otherwise."""
+    names = [name.removesuffix("-r1") for name in games if name.endswith("-r1")]
+    figure = new_figure(1.55 * len(names), 5.6)
+    rows = figure.subplots(3, len(names))
+    cells = [(axes, name, title_of(name)) for axes, name in zip(rows[0], names)]
+    cells += [(axes, f"{name}-r1", f"{title_of(name)}, R1") for axes, name in zip(rows[1], names)]
+    cells += [(axes, name, title) for axes, (name, title) in zip(rows[2], BOUNDED.items())]
+    for axes in rows.flat:
+        axes.axis("off")
+    for axes, name, title in cells:
+        axes.scatter(*zip(*GRID), s=14, facecolors="none", edgecolors=PALE, linewidth=0.5)
+        axes.scatter(*zip(*games[name]["points"]), s=3, color=BLUES[2], linewidth=0)
+        axes.set_xlim(-2.6, 2.6)
+        axes.set_ylim(-2.6, 2.6)
+        axes.set_aspect("equal")
+        axes.set_title(f"{title}\n{games[name]['modes'][0]} of 25, {100 * games[name]['good'][0]:.0f} % good", fontsize=7)
+    save_figure(figure, path)
+
+
+GRID = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]
