@@ -81,7 +81,9 @@ JUDGES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:
     """Norm of a loss' gradient in all weights of a network."""
-    return float(torch.nn.utils.get_total_norm(torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)))
+    return float(
+        torch.nn.utils.get_total_norm(torch.autograd.grad(loss, list(network.parameters()), retain_graph=True))
+    )
 
 
 def vanishing_gradients(size: Size, work: Path) -> dict[str, Any]:
@@ -102,7 +104,9 @@ def vanishing_gradients(size: Size, work: Path) -> dict[str, Any]:
     norms: dict[str, dict[str, list[float]]] = {}
     for epochs, state in stages.items():
         for names, changes in JUDGES.values():
-            for name, found in watch_held(TrainConfig(**common | changes, **held(steps[-1])), state, names, steps).items():
+            for name, found in watch_held(
+                TrainConfig(**common | changes, **held(steps[-1])), state, names, steps
+            ).items():
                 norms.setdefault(name, {})[str(epochs)] = found
     return {"steps": steps, "norms": norms}
 

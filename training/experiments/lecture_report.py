@@ -177,7 +177,9 @@ def draw_modes(games: Mapping[str, Any], path: Path) -> None:
         axes.set_xlim(-2.6, 2.6)
         axes.set_ylim(-2.6, 2.6)
         axes.set_aspect("equal")
-        axes.set_title(f"{title}\n{games[name]['modes'][0]} of 25, {100 * games[name]['good'][0]:.0f} % good", fontsize=7)
+        axes.set_title(
+            f"{title}\n{games[name]['modes'][0]} of 25, {100 * games[name]['good'][0]:.0f} % good", fontsize=7
+        )
     save_figure(figure, path)
 
 

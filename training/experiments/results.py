@@ -18,8 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def read_flags(name: str, text: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags of `python -m training.experiments.NAME`, which runs on one core. `text`: its docstring."""
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=text.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small run of everything, apart from the full one's results")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results" / name, help="what is there is not run again")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small run of everything, apart from the full one's results"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "docs" / "results" / name, help="what is there is not run again"
+    )
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where page and pictures go")
     parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / name)
     given = parser.parse_args(arguments)

@@ -50,10 +50,13 @@ def swiss_roll(count: int, rng: torch.Generator) -> Tensor:
 
 
 def perceptron(inputs: int, outputs: int, depth: int, width: int = WIDTH) -> nn.Sequential:
-    """`depth` linear layers with ReLU between them, from (N,inputs,1,1) to (N,outputs)."""
+    """`depth` linear layers with ReLU between them, from (N,inputs,1,1) to (N,outputs); first weights as He et al. 2015."""
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(depth):
-        layers += [nn.Linear(width if i else inputs, width if i < depth - 1 else outputs), nn.ReLU()]
+        linear = nn.Linear(width if i else inputs, width if i < depth - 1 else outputs)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
