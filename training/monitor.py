@@ -1,6 +1,6 @@
 """What is watched of a run: its curves, and whether its generator has collapsed. Kept over resumes.
 
-A generator has collapsed where its pictures are all but alike. That is measured at each checkpoint: the mean distance of
+A generator has collapsed where its pictures are all but alike, and were not before. That is measured at each checkpoint: the mean distance of
 pairs of its pictures, in the features of the domain network, over that of the training pictures. The pictures are those of
 fixed latents that differ in z alone, so order and phase lend no variety to a generator that has lost its own.
 """
@@ -43,9 +43,11 @@ class Monitor:
 
     @property
     def collapsed(self) -> int | None:
-        """The step at which a collapse was first seen."""
+        """The step at which a collapse was first seen. What had no variety yet, as at the start from scratch, cannot lose it."""
+        varied = False
         for earlier, check in zip(self.checks, self.checks[1:]):
-            if max(earlier["diversity"], check["diversity"]) < COLLAPSED:
+            varied |= earlier["diversity"] >= COLLAPSED
+            if varied and max(earlier["diversity"], check["diversity"]) < COLLAPSED:
                 return int(check["step"])
         return None
 

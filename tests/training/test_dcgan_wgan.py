@@ -16,7 +16,9 @@ def test_the_page_compares_and_the_figure_shows_the_best(tmp_path):
     (tmp_path / "floor.json").write_text(json.dumps({"kid": [0.0, 0.01]}))
     dcgan_wgan_report.write(tmp_path, tmp_path / "docs")
     page = (tmp_path / "docs" / "gan_family.md").read_text()
-    assert "| AdaGrad | 1.50 ± 0.05 | 2.50 ± 0.05 | 3.50 ± 0.05 |" in page and "| *true draws* | 0.000 ± 0.010 |" in page
+    assert (
+        "| AdaGrad | 1.50 ± 0.05 | 2.50 ± 0.05 | 3.50 ± 0.05 |" in page and "| *true draws* | 0.000 ± 0.010 |" in page
+    )
     with Image.open(tmp_path / "docs" / "pictures" / "dcgan_wgan.png") as figure:
         colors = figure.convert("RGB").getcolors(2**24)
     assert max(colors, key=lambda c: c[0] if c[1] != (255, 255, 255) else 0)[1] == (255, 0, 0)

@@ -46,6 +46,13 @@ def test_a_collapse_is_warned_of_once(emblems, caplog):
     assert [record.message.partition(":")[0] for record in caplog.records] == ["Step 4"]
 
 
+def test_a_generator_without_variety_yet_has_not_collapsed(emblems):
+    monitor = Monitor(emblems)
+    for step, count in enumerate((1, 1, 1, 32, 1, 1)):
+        monitor.check(step, emblems.batch(list(range(count)) * (32 // count))[0], False)
+        assert monitor.collapsed == (5 if step == 5 else None)
+
+
 def make(folder, **changes):
     """A run from the embedded source model that hardly moves it."""
     settings = {"train_data": "emblems:source", "output_dir": str(folder), "base_model": str(EMBEDDED_SOURCE)}

@@ -33,7 +33,7 @@ from training.train import build_trainer
 from training.trainer import Trainer
 
 RECIPE = ROOT / "training" / "recipes" / "train_dcgan.yaml"
-PICTURES, BATCH = 100, 20
+PICTURES, BATCH = 100, 10
 SHOWN = (0.05, 0.25, 0.5, 1.0)  # of a run: where its pictures are shown
 
 

@@ -14,7 +14,6 @@ Modes: a generator of points against a discriminator, under every objective, alo
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,9 +47,9 @@ QUICK = Size(pictures=128, epochs=(1, 3), judge_steps=100, critic_steps=100, toy
 
 # ---------------------------------------------------------------------------------------------------- vanishing gradients
 
-RESOLUTION, CHANNELS, BATCH = 32, 32, 32
-PROBES = 128  # pictures whose loss the generator's gradient is of
-POINTS = 24  # where the gradient is looked at, evenly over the logarithm of the steps
+RESOLUTION, CHANNELS, BATCH = 32, 32, 16
+PROBES = 64  # pictures whose loss the generator's gradient is of
+POINTS = 20  # where the gradient is looked at, evenly over the logarithm of the steps
 DCGAN: dict[str, Any] = {
     "resolution": RESOLUTION,
     "generator": {"class_name": "DCGANGenerator", "channels": CHANNELS},
@@ -63,20 +62,20 @@ DCGAN: dict[str, Any] = {
     "adam_beta2": 0.999,
     "report_to": "none",
     "threads": 1,
+    "checkpointing_steps": 10**9,  # networks are watched as they train, and nothing is written
+    "sample_every": 10**9,
+}
+CLIPPED = {
+    "objective": "wasserstein",
+    "regularizers": ["weight_clipping"],
+    "optimizer": "rmsprop",
+    "learning_rate": 5e-5,
 }
 # Minimax and non-saturating differ in the generator's loss alone, so one discriminator serves both.
-JUDGES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "cross entropy": (("minimax", "non_saturating"), {}),
-    "clipping": (
-        ("wasserstein",),
-        {
-            "objective": "wasserstein",
-            "regularizers": ["weight_clipping"],
-            "optimizer": "rmsprop",
-            "learning_rate": 5e-5,
-        },
-    ),
-}
+JUDGES: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("minimax", "non_saturating"), {}),
+    (("wasserstein",), CLIPPED),
+]
 
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:
@@ -86,29 +85,23 @@ def gradient_norm(loss: Tensor, network: nn.Module) -> float:
     )
 
 
-def vanishing_gradients(size: Size, work: Path) -> dict[str, Any]:
-    """For each objective, and each number of epochs, the generator's gradient norm at `steps` of the discriminator."""
+def vanishing_gradients(epochs: int, size: Size, work: Path) -> dict[str, Any]:
+    """Train a generator for some epochs and hold it -> its gradient norm under each objective, at `steps` of fresh D's."""
     folder = work / f"pictures{size.pictures}"
     if not (folder / "metadata.jsonl").is_file():
         write_folder(sample_emblems("sharingan", range(size.pictures)), RESOLUTION, folder)
     common = DCGAN | {"train_data": str(folder), "output_dir": str(work / "unused")}
-    steps_of = {epochs: epochs * size.pictures // BATCH for epochs in size.epochs}
-    last = max(steps_of.values())
+    last = epochs * size.pictures // BATCH
     trainer = build_trainer(TrainConfig(**common, max_steps=last + 1))
-    stages: dict[int, dict[str, Tensor]] = {}
     for _ in trainer.steps():
-        stages |= {e: deepcopy(trainer.generator.state_dict()) for e, step in steps_of.items() if step == trainer.step}
         if trainer.step == last:
-            break
+            break  # before anything is written
+    state = trainer.generator.state_dict()
     steps = sorted({round(size.judge_steps ** (i / (POINTS - 1))) for i in range(POINTS)})
-    norms: dict[str, dict[str, list[float]]] = {}
-    for epochs, state in stages.items():
-        for names, changes in JUDGES.values():
-            for name, found in watch_held(
-                TrainConfig(**common | changes, **held(steps[-1])), state, names, steps
-            ).items():
-                norms.setdefault(name, {})[str(epochs)] = found
-    return {"steps": steps, "norms": norms}
+    norms: dict[str, list[float]] = {}
+    for names, changes in JUDGES:
+        norms |= watch_held(TrainConfig(**common | changes, **held(steps[-1])), state, names, steps)
+    return {"epochs": epochs, "steps": steps, "norms": norms}
 
 
 def held(steps: int) -> dict[str, Any]:
@@ -138,6 +131,7 @@ def watch_held(
 DEPTH = 12  # linear layers of the critic whose gradients are followed
 LIMITS = (0.001, 0.01, 0.1)
 SURFACES = {"eight Gaussians": toy.gaussians_8, "Swiss roll": toy.swiss_roll}
+PENALTY = 10.0  # lambda
 REACH, GRID = 2.5, 41  # of the contours
 SHOWN = 200  # points under them
 WASSERSTEIN = OBJECTIVES["wasserstein"]
@@ -154,7 +148,7 @@ def fit_critic(critic: nn.Module, sample: toy.Sampler, limit: float | None, step
     for _ in range(steps):
         real, fake = against_noise(sample, toy.BATCH, rng)
         optimizer.zero_grad()
-        toy.discriminator_loss(critic, WASSERSTEIN, real, fake, chosen, rng)[0].backward()
+        toy.discriminator_loss(critic, WASSERSTEIN, real, fake, chosen, rng, PENALTY)[0].backward()
         optimizer.step()
         if limit is not None:
             regularizers.clip(critic.parameters(), limit)
@@ -249,7 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m training.experiments.lecture`."""
     given = read_flags("lecture", __doc__, arguments)
     size, seeds = (QUICK, SEEDS[:1]) if given.quick else (Size(), SEEDS)
-    kept(given.results / "vanishing.json", lambda: vanishing_gradients(size, given.work_dir))
+    for epochs in size.epochs:
+        file = given.results / "vanishing" / f"{epochs:02d}.json"
+        kept(file, partial(vanishing_gradients, epochs, size, given.work_dir))
     kept(given.results / "clipping.json", lambda: clipping_and_penalty(size))
     for name, game in GAMES.items():
         kept(given.results / "modes" / f"{name}.json", partial(mode_coverage, game, size.toy_steps, seeds))

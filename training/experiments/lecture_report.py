@@ -7,9 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from training.experiments.results import table, write_section
+from training.experiments.toy import MODES
 from training.plots import INK, PALE, WARNING, new_figure, save_figure
 
 BLUES = ("#9ecae1", "#4292c6", "#084594")  # the longer a generator has been trained, the darker
+TITLES = {
+    "minimax": "minimax",
+    "non_saturating": "non-saturating",
+    "wasserstein": "Wasserstein, weights clipped",
+    "least_squares": "least squares",
+    "least_squares_signed": "least squares, −1 and 1",
+    "mse": "squared probabilities",
+    "hinge": "hinge",
+    "relativistic": "relativistic",
+    "weight_clipping": "Wasserstein, weights clipped",
+    "gradient_penalty": "Wasserstein, penalty",
+    "began": "BEGAN",
+}
+PLAIN = ("minimax", "non_saturating", "least_squares", "least_squares_signed", "mse", "hinge", "relativistic")
+BOUNDED = ("weight_clipping", "gradient_penalty", "began")  # have a bound of their own
 CRITICS = {
     "clipped to 0.001": "#c6dbef",
     "clipped to 0.01": "#6baed6",
@@ -20,20 +36,22 @@ CRITICS = {
 
 def write(results: Path, docs: Path) -> None:
     """Draw the three figures into docs/pictures, and write the tables into docs/gan_family.md."""
-    vanishing, clipping = (json.loads((results / f"{name}.json").read_text()) for name in ("vanishing", "clipping"))
-    games = {file.stem: json.loads(file.read_text()) for file in sorted((results / "modes").glob("*.json"))}
+    stages = list(read_all(results / "vanishing").values())
+    clipping = json.loads((results / "clipping.json").read_text())
+    games = read_all(results / "modes")
     pictures = docs / "pictures"
-    draw_vanishing(vanishing, pictures / "lecture_vanishing.png")
+    draw_vanishing(stages, pictures / "lecture_vanishing.png")
     draw_clipping(clipping, pictures / "lecture_clipping.png")
     draw_modes(games, pictures / "lecture_modes.png")
     page = docs / "gan_family.md"
-    write_section(page, "lecture", "vanishing", vanishing_table(vanishing))
+    write_section(page, "lecture", "vanishing", vanishing_table(stages))
     write_section(page, "lecture", "clipping", clipping_table(clipping))
     write_section(page, "lecture", "modes", modes_table(games))
 
 
-def title_of(name: str) -> str:
-    return name.replace("_", "-" if name.startswith("non") else " ")
+def read_all(folder: Path) -> dict[str, Any]:
+    """The JSON files of a folder, by name."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
 
 
 def power(value: float) -> str:
@@ -59,31 +77,34 @@ def bare(axes: Any) -> None:
 # Vanishing gradients
 
 
-def vanishing_table(found: Mapping[str, Any]) -> str:
-    steps, rows = found["steps"], {}
-    for name, stages in found["norms"].items():
-        for epochs, norms in stages.items():
+def vanishing_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    rows = {}
+    for name in stages[0]["norms"]:
+        for stage in stages:
+            norms, epochs = stage["norms"][name], stage["epochs"]
             cells = [power(norms[0]), power(norms[-1]), orders(norms[0], norms[-1])]
-            rows[f"{title_of(name)}, {epochs} epoch{'s' if epochs != '1' else ''}"] = cells
-    return table(["after 1 step of D", f"after {steps[-1]:,} steps", "orders of magnitude"], rows)
+            rows[f"{TITLES[name]}, {epochs} epoch{'s' if epochs > 1 else ''}"] = cells
+    return table(["after 1 step of D", f"after {stages[0]['steps'][-1]:,} steps", "orders of magnitude"], rows)
 
 
-def draw_vanishing(found: Mapping[str, Any], path: Path) -> None:
+def draw_vanishing(stages: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The norm of G's gradient against D's steps: a plot for each objective, a line for each number of epochs."""
+    names = list(stages[0]["norms"])
     figure = new_figure(11, 3.6)
-    norms = found["norms"]
-    plots = figure.subplots(1, len(norms), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (name, stages) in zip(plots, norms.items()):
-        for color, (epochs, values) in zip(BLUES, stages.items()):
-            axes.plot(found["steps"], values, color=color, marker="o", markersize=3, linewidth=1.4, label=epochs)
-        axes.set_title(title_of(name), fontsize=10, loc="left", color=INK)
+    plots = figure.subplots(1, len(names), sharex=True, sharey=True)
+    for axes, name in zip(plots, names):
+        for color, stage in zip(BLUES, stages):
+            label = f"{stage['epochs']} epoch{'s' if stage['epochs'] > 1 else ''}"
+            norms = stage["norms"][name]
+            axes.plot(stage["steps"], norms, color=color, marker="o", markersize=3, linewidth=1.4, label=label)
+        axes.set_title(TITLES[name], fontsize=10, loc="left", color=INK)
         axes.set_xlabel("steps of the discriminator")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.grid(axis="y", color=PALE, alpha=0.25, linewidth=0.6)
         bare(axes)
     plots[0].set_ylabel("norm of the generator's gradient")
-    plots[-1].legend(title="epochs of G", frameon=False, fontsize=8, title_fontsize=8, loc="best")
+    plots[0].legend(title="generator trained for", frameon=False, fontsize=8, title_fontsize=8, loc="lower left")
     save_figure(figure, path)
 
 
@@ -142,45 +163,29 @@ def transposed(rows: Sequence[Sequence[float]]) -> list[list[float]]:
 
 def modes_table(games: Mapping[str, Any]) -> str:
     def cells(name: str) -> list[str]:
-        game = games.get(name)
-        if game is None:
-            return ["", ""]
-        modes, good = (sum(game[key]) / len(game[key]) for key in ("modes", "good"))
+        modes, good = (sum(games[name][key]) / len(games[name][key]) for key in ("modes", "good"))
         return [f"{modes:g}", f"{100 * good:.0f} %"]
 
-    names = [name.removesuffix("-r1") for name in games if name.endswith("-r1")]
-    rows = {title_of(name): [*cells(name), *cells(f"{name}-r1")] for name in names}
-    rows |= {BOUNDED[name]: [*cells(name), "", ""] for name in BOUNDED}
+    rows = {TITLES[name]: [*cells(name), *cells(f"{name}-r1")] for name in PLAIN}
+    rows |= {TITLES[name]: [*cells(name), "", ""] for name in BOUNDED}
     return table(["modes of 25", "good samples", "modes with R1", "good samples with R1"], rows)
-
-
-BOUNDED = {
-    "weight_clipping": "Wasserstein, weight clipping",
-    "gradient_penalty": "Wasserstein, gradient penalty",
-    "began": "BEGAN",
-}
 
 
 def draw_modes(games: Mapping[str, Any], path: Path) -> None:
     """Samples of every game: alone in the first row, with R1 in the second, and in the third those bounded otherwise."""
-    names = [name.removesuffix("-r1") for name in games if name.endswith("-r1")]
-    figure = new_figure(1.55 * len(names), 5.6)
-    rows = figure.subplots(3, len(names))
-    cells = [(axes, name, title_of(name)) for axes, name in zip(rows[0], names)]
-    cells += [(axes, f"{name}-r1", f"{title_of(name)}, R1") for axes, name in zip(rows[1], names)]
-    cells += [(axes, name, title) for axes, (name, title) in zip(rows[2], BOUNDED.items())]
+    figure = new_figure(1.6 * len(PLAIN), 6.2)
+    rows = figure.subplots(3, len(PLAIN))
+    cells = [(axes, name, TITLES[name]) for axes, name in zip(rows[0], PLAIN)]
+    cells += [(axes, f"{name}-r1", f"{TITLES[name]}, R1") for axes, name in zip(rows[1], PLAIN)]
+    cells += [(axes, name, TITLES[name]) for axes, name in zip(rows[2], BOUNDED)]
     for axes in rows.flat:
         axes.axis("off")
     for axes, name, title in cells:
-        axes.scatter(*zip(*GRID), s=14, facecolors="none", edgecolors=PALE, linewidth=0.5)
+        modes, good = games[name]["modes"][0], games[name]["good"][0]
+        axes.scatter(*MODES.T, s=22, facecolors="none", edgecolors=WARNING, linewidth=0.5)
         axes.scatter(*zip(*games[name]["points"]), s=3, color=BLUES[2], linewidth=0)
         axes.set_xlim(-2.6, 2.6)
         axes.set_ylim(-2.6, 2.6)
         axes.set_aspect("equal")
-        axes.set_title(
-            f"{title}\n{games[name]['modes'][0]} of 25, {100 * games[name]['good'][0]:.0f} % good", fontsize=7
-        )
+        axes.set_title(f"{title}\n{modes} modes, {100 * good:.0f} % good", fontsize=7, color=INK)
     save_figure(figure, path)
-
-
-GRID = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]

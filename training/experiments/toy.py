@@ -15,13 +15,12 @@ from training import regularizers
 from training.objectives import OBJECTIVES, Objective, began, next_k
 
 Sampler = Callable[[int, torch.Generator], Tensor]
-DEVIATION = 0.05  # of each of the 25 Gaussians
+DEVIATION = 0.1  # of each of the 25 Gaussians
 MODES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  # their middles, (25,2)
-BATCH = 256
-WIDTH = 128
-Z_DIM = 2
+BATCH = 128
+WIDTH = 64
+Z_DIM = 8
 CRITIC_STEPS = 5  # with weight clipping, which alone needs them
-PENALTY = 10.0  # lambda of WGAN-GP
 GAMMA_K, RATE_K = 0.7, 0.001  # of BEGAN
 
 
@@ -78,29 +77,31 @@ def discriminator_loss(
     fake: Tensor,
     chosen: Collection[str],
     rng: torch.Generator,
-    r1_gamma: float = 0.0,
+    weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What D minimises on points side by side, penalties included, and the logits (N,1) of reals and of fakes."""
+    """What D minimises on points side by side, penalties included, and the logits (N,1) of reals and of fakes.
+
+    chosen: any of r1, r2 and gradient_penalty, as in a recipe. weight: gamma of the first two, lambda of the last.
+    """
     at_real, at_fake = judge(real), judge(fake)
     loss = objective.discriminator(at_real, at_fake).mean()
     for name, points in (("r1", real), ("r2", fake)):
         if name in chosen:
             own = points.detach().requires_grad_()
-            loss = loss + r1_gamma / 2 * regularizers.r1(own, judge(own)).mean()
+            loss = loss + weight / 2 * regularizers.r1(own, judge(own)).mean()
     if "gradient_penalty" in chosen:
         between = fake.detach().lerp(real, torch.rand(len(real), 1, 1, 1, generator=rng)).requires_grad_()
-        loss = loss + PENALTY * regularizers.gradient_penalty(between, judge(between)).mean()
+        loss = loss + weight * regularizers.gradient_penalty(between, judge(between)).mean()
     return loss, at_real, at_fake
 
 
 @dataclass(frozen=True)
 class Toy:
-    """A game in the plane. regularizers: any of r1, r2, gradient_penalty, weight_clipping, as in a recipe."""
+    """A game in the plane. regularizers: as for discriminator_loss, or weight_clipping. weight: theirs, or the limit."""
 
     objective: str
     regularizers: tuple[str, ...] = ()
-    r1_gamma: float = 1.0
-    clip_value: float = 0.1
+    weight: float = 0.1  # lambda too: in the plane the authors of WGAN-GP took less than their 10
 
 
 def play(toy: Toy, sample: Sampler, steps: int, count: int, seed: int) -> Tensor:
@@ -125,14 +126,12 @@ def play(toy: Toy, sample: Sampler, steps: int, count: int, seed: int) -> Tensor
             with torch.no_grad():
                 fake = fakes(BATCH)
             real = sample(BATCH, rng)
-            loss, at_real, at_fake = discriminator_loss(
-                judge, objective, real, fake, toy.regularizers, rng, toy.r1_gamma
-            )
+            loss, at_real, at_fake = discriminator_loss(judge, objective, real, fake, toy.regularizers, rng, toy.weight)
             d_optimizer.zero_grad()
             loss.backward()
             d_optimizer.step()
             if clipping:
-                regularizers.clip(judge.parameters(), toy.clip_value)
+                regularizers.clip(judge.parameters(), toy.weight)
         k = next_k(k, GAMMA_K, RATE_K, at_real.mean().item(), at_fake.mean().item())
         g_optimizer.zero_grad()
         objective.generator(judge(fakes(BATCH)), judge(real).detach()).mean().backward()
@@ -145,7 +144,7 @@ def make_optimizer(network: nn.Module, clipping: bool) -> torch.optim.Optimizer:
     """Adam; RMSprop, which has no momentum, where weights are clipped (Arjovsky et al. 2017, section 4)."""
     if clipping:
         return torch.optim.RMSprop(network.parameters(), lr=5e-4)
-    return torch.optim.Adam(network.parameters(), lr=5e-4, betas=(0.5, 0.9), fused=True)
+    return torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.5, 0.9), fused=True)
 
 
 def count_modes(points: Tensor) -> tuple[int, float]:
