@@ -58,6 +58,7 @@ COMMON = {
     "generator": {"class_name": "DCGANGenerator", "norm_first": False, "channels": 16},
     "discriminator": {"class_name": "DCGANDiscriminator", "norm_first": False, "channels": 16},
     "batch_size": BATCH,
+    "learning_rate": 1e-3,  # his 2e-4 leaves so narrow a generator without a shape for 100 epochs and more
     "ema_decay": 0.0,  # he had no average of weights
     "real_rotations": False,
     "real_flips": False,

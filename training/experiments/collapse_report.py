@@ -76,8 +76,8 @@ def runs_table(runs: Mapping[str, Any]) -> str:
 
 def draw(runs: Mapping[str, Any], results: Path, path: Path) -> None:
     """A column for each run: D's loss, the diversity of its pictures, and pictures of the same latents at some epochs."""
-    figure = new_figure(13, 8.2)
-    rows = figure.subplots(3, len(DRAWN), height_ratios=[1, 1, 1.9])
+    figure = new_figure(13, 6.4)
+    rows = figure.subplots(3, len(DRAWN), height_ratios=[1, 1, 1.05])
     for (loss, diversity, pictures), name in zip(rows.T, DRAWN):
         run = runs[name]
         epochs = range(1, run["epochs"] + 1)

@@ -14,13 +14,13 @@ BLUES = ("#9ecae1", "#4292c6", "#084594")  # the longer a generator has been tra
 TITLES = {
     "minimax": "minimax",
     "non_saturating": "non-saturating",
-    "wasserstein": "Wasserstein, weights clipped",
+    "wasserstein": "Wasserstein, clipped",
     "least_squares": "least squares",
-    "least_squares_signed": "least squares, −1 and 1",
+    "least_squares_signed": "least squares, ±1",
     "mse": "squared probabilities",
     "hinge": "hinge",
     "relativistic": "relativistic",
-    "weight_clipping": "Wasserstein, weights clipped",
+    "weight_clipping": "Wasserstein, clipped",
     "gradient_penalty": "Wasserstein, penalty",
     "began": "BEGAN",
 }
@@ -128,7 +128,8 @@ def draw_clipping(found: Mapping[str, Any], path: Path) -> None:
     plots = above.subplots(1, 3, width_ratios=[1.6, 1, 1])
     for name, critic in deep.items():
         layers = range(1, len(critic["gradients"]) + 1)
-        plots[0].plot(layers, critic["gradients"], color=CRITICS[name], marker="o", markersize=3, label=name)
+        norms = [norm or math.nan for norm in critic["gradients"]]  # of 0 there is no logarithm
+        plots[0].plot(layers, norms, color=CRITICS[name], marker="o", markersize=3, label=name)
     plots[0].set_yscale("log")
     plots[0].set_xlabel("layer of the critic, 1 is next to the points")
     plots[0].set_title("Norm of the loss' gradient in what a layer gives", fontsize=10, loc="left", color=INK)
@@ -172,20 +173,21 @@ def modes_table(games: Mapping[str, Any]) -> str:
 
 
 def draw_modes(games: Mapping[str, Any], path: Path) -> None:
-    """Samples of every game: alone in the first row, with R1 in the second, and in the third those bounded otherwise."""
-    figure = new_figure(1.6 * len(PLAIN), 6.2)
-    rows = figure.subplots(3, len(PLAIN))
-    cells = [(axes, name, TITLES[name]) for axes, name in zip(rows[0], PLAIN)]
-    cells += [(axes, f"{name}-r1", f"{TITLES[name]}, R1") for axes, name in zip(rows[1], PLAIN)]
-    cells += [(axes, name, TITLES[name]) for axes, name in zip(rows[2], BOUNDED)]
-    for axes in rows.flat:
-        axes.axis("off")
-    for axes, name, title in cells:
+    """Samples of every game: alone above, with R1 below; at the right those that have a bound of their own."""
+    figure = new_figure(13, 3.9)
+    plots = figure.subplots(2, len(PLAIN) + 2)
+    cells = {name: (axes, TITLES[name]) for axes, name in zip(plots[0], PLAIN)}
+    cells |= {f"{name}-r1": (axes, "with R1") for axes, name in zip(plots[1], PLAIN)}
+    cells |= {name: (axes, TITLES[name]) for axes, name in zip(plots[:, -2:].T.flat, BOUNDED)}
+    for name, (axes, title) in cells.items():
         modes, good = games[name]["modes"][0], games[name]["good"][0]
-        axes.scatter(*MODES.T, s=22, facecolors="none", edgecolors=WARNING, linewidth=0.5)
-        axes.scatter(*zip(*games[name]["points"]), s=3, color=BLUES[2], linewidth=0)
+        axes.scatter(*zip(*games[name]["points"]), s=2, color=BLUES[2], linewidth=0)
+        axes.set_title(f"{title}\n{modes} modes, {100 * good:.0f} % good", fontsize=7, color=INK)
+    plots[1, -1].set_title("the modes", fontsize=7, color=WARNING)
+    for axes in plots.flat:
+        axes.scatter(*MODES.T, s=14, facecolors="none", edgecolors=WARNING, linewidth=0.4)
         axes.set_xlim(-2.6, 2.6)
         axes.set_ylim(-2.6, 2.6)
         axes.set_aspect("equal")
-        axes.set_title(f"{title}\n{modes} modes, {100 * good:.0f} % good", fontsize=7, color=INK)
-    save_figure(figure, path)
+        axes.axis("off")
+    save_figure(figure, path, dpi=150)

@@ -15,11 +15,11 @@ from training import regularizers
 from training.objectives import OBJECTIVES, Objective, began, next_k
 
 Sampler = Callable[[int, torch.Generator], Tensor]
-DEVIATION = 0.1  # of each of the 25 Gaussians
+DEVIATION = 0.05  # of each of the 25 Gaussians
 MODES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  # their middles, (25,2)
 BATCH = 128
-WIDTH = 64
-Z_DIM = 8
+WIDTH = 128
+Z_DIM = 2
 CRITIC_STEPS = 5  # with weight clipping, which alone needs them
 GAMMA_K, RATE_K = 0.7, 0.001  # of BEGAN
 
