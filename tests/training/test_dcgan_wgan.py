@@ -25,7 +25,7 @@ def test_the_page_compares_and_the_figure_shows_the_best(tmp_path):
 
 
 def test_every_cell_runs_and_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(dcgan_wgan, "QUICK", dcgan_wgan.Size(pictures=64, steps=6, samples=64, reference=80))
+    monkeypatch.setattr(dcgan_wgan, "QUICK", dcgan_wgan.Size(pictures=64, steps=6, samples=80, reference=80))
     monkeypatch.setattr(dcgan_wgan, "RATES", {"adam": 2e-4, "sgd": 1e-2})
     monkeypatch.setattr(dcgan_wgan_report, "OPTIMIZERS", {"adam": "Adam", "sgd": "SGD"})
     arguments = ["--quick", "--work_dir", str(tmp_path)]
