@@ -70,7 +70,7 @@ def kid(real: Tensor, fake: Tensor, real_kernel: float | None = None) -> Estimat
     """
     from torchmetrics.image.kid import poly_kernel
 
-    parts = fake.double().chunk(max(1, min(BLOCKS, len(fake) // 2)))
+    parts = fake.double().tensor_split(max(1, min(BLOCKS, len(fake) // 2)))
     cross = sum(
         torch.stack([poly_kernel(part, some.double()).sum() / len(part) for part in parts]) for some in real.split(1000)
     )

@@ -46,6 +46,12 @@ def test_kid_is_the_unbiased_estimate():
     assert found.error == pytest.approx(np.std(parts, ddof=1) / math.sqrt(10), rel=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3, 64, 101])
+def test_kid_has_an_error_for_any_number_of_fakes(count):
+    found = metrics.kid(normal(40), normal(count, seed=1))
+    assert math.isfinite(found.value) and (count < 4 or math.isfinite(found.error))
+
+
 def test_kid_of_equal_distributions_is_zero_within_its_error():
     scores = [
         found.value / found.error
