@@ -11,6 +11,7 @@ import gradio as gr
 
 from .checks import check_number, friendly, problem, shown
 from .generate import NEW_SEEDS
+from .models import directions_of
 from .page import DETAIL_SIZE, GRID_SIZE, Page, emblems, endpoint
 from .recipe import DIRECTIONS, LAYERS, MAX_MOVE, Recipe
 from .snippet import snippet
@@ -71,6 +72,12 @@ def tab(page: Page) -> Callable[..., Any]:
         with friendly():
             return models.pictures([Recipe(seed=first + i, output_size=GRID_SIZE, model=model) for i in range(SOURCES)])
 
+    def first_sources(selected: Any) -> list[tuple[str, str]]:
+        model = Recipe.read(selected).model
+        with friendly():
+            directions_of(models.pipeline(model))  # so that a slider's first step is as quick as the next
+        return sources(model, 0)
+
     def take(design: Any, pictures: Any, layers: Any, event: gr.SelectData) -> list[Any]:
         return mix(design, page.recipe_of(pictures[event.index]).to_dict(), layers)
 
@@ -118,7 +125,7 @@ def tab(page: Page) -> Callable[..., Any]:
         the design before; sources, the slow part, come last and touch nothing else."""
         trigger(None, page.selected, design, js="chosen => chosen", api_visibility="private")
         begun = trigger(begin, page.selected, [*result, *sliders, layers], **private)
-        begun.success(lambda selected: sources(Recipe.read(selected).model, 0), page.selected, shelf, **private)
+        begun.success(first_sources, page.selected, shelf, **private)
         return begun
 
     endpoint(
