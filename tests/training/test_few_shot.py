@@ -53,6 +53,11 @@ def test_the_page_has_the_best_first_and_keeps_what_others_wrote(tmp_path):
         assert name in text and (docs / "pictures" / name).is_file()
     few_shot_report.write(results, docs)
     assert (docs / "results.md").read_text() == text
+    sheet = docs / "pictures" / "few_shot_sharingan.png"
+    before = Image.open(sheet).height
+    Image.new("RGB", (24, 8)).save(results / "sharingan" / few_shot_report.PICTURES)
+    few_shot_report.write(results, docs)
+    assert Image.open(sheet).height > before  # what the methods were given is the first row
 
 
 def test_the_best_methods_go_on_to_the_other_targets(tmp_path):

@@ -36,8 +36,10 @@ from sharingan_hub import SharinganPipeline, circularize, hub
 from sharingan_hub.features import features_of
 from training import adapt, evaluate, metrics, trainer
 from training.checkpoints import list_checkpoints, picture_grid, save_picture, write_json
+from training.data import load_pictures
 from training.emblems import BENCHMARK, DEVELOPMENT, sample_emblems, write_folder
 from training.evaluate import Reference
+from training.experiments import few_shot_report
 from training.low_rank import add_low_rank, merged
 
 logger = logging.getLogger("training.few_shot")
@@ -256,10 +258,12 @@ def strip(images: Tensor) -> Any:
 
 
 def run_floors(target: str, results: Path, options: Options) -> None:
-    """The rows that say what a figure is worth, once for each target."""
+    """The rows that say what a figure is worth, and some of the 15 pictures, once for each target."""
     file = results / Path(target).name / "floors.json"
     if file.is_file():
         return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_pictures(target, file.with_name(few_shot_report.PICTURES), options)
     reference = reference_of(target, options)
     fresh = None
     if target in TARGETS:
@@ -269,8 +273,14 @@ def run_floors(target: str, results: Path, options: Options) -> None:
     if Path(options.stylegan2_base).is_dir():
         images = evaluate.draw(SharinganPipeline.from_pretrained(options.stylegan2_base), range(options.samples), 1.0)
         rows["StyleGAN2 source model"] = evaluate.measure(images, reference)
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_json({name: evaluate.as_numbers(row) for name, row in rows.items()}, file)
+
+
+def save_pictures(target: str, file: Path, options: Options) -> None:
+    """A strip of what the methods are given, as long as theirs."""
+    pictures = load_pictures(pictures_of(target, options.work_dir), options.resolution)
+    shown = pictures.batch(range(min(len(SHEET_SEEDS), len(pictures))))[0]
+    save_picture(picture_grid(shown, len(shown)), file)
 
 
 def run_all(cells: Sequence[Cell], options: Options) -> list[Cell]:
@@ -330,18 +340,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [name for name in Options.__dataclass_fields__]
     options = Options(**{name: getattr(given, name) for name in names})
     options.work_dir.mkdir(parents=True, exist_ok=True)
-    from training.experiments import few_shot_report as report
 
     failed: list[Cell] = []
     for i, target in enumerate(given.targets):
         keep_features(target, options)
         run_floors(target, given.results, options)
         methods = given.methods or (
-            list(METHODS) if i == 0 else report.best(given.results, given.targets[0], given.best)
+            list(METHODS) if i == 0 else few_shot_report.best(given.results, given.targets[0], given.best)
         )
         cells = [Cell(method, target, seed, given.results) for seed in given.seeds for method in methods]
         failed += run_all(cells, options)
-        report.write(given.results, given.docs)
+        few_shot_report.write(given.results, given.docs)
     if failed:
         raise SystemExit(f"{len(failed)} cells failed; their logs are in {options.work_dir / 'logs'}")
 

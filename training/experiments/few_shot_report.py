@@ -28,6 +28,7 @@ COLUMNS = {
     "symmetry": "symmetry",
     "deformation": "out of round, %",
 }
+PICTURES = "pictures.png"  # of a target's training pictures, beside its cells
 
 
 def cells_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -119,9 +120,10 @@ def write(results: Path, docs: Path) -> None:
 
 
 def sheet(folder: Path, path: Path) -> None:
-    """The strips of all methods one under the other, each with its name."""
+    """Some of the training pictures and the strips of all methods, one under the other, each with its name."""
     order = [title.split(" ")[0].rstrip(",") for title in rows_of(folder) if not title.startswith("*")]
-    strips = [(name, folder / f"{name}-0.png") for name in dict.fromkeys(order)]
+    strips = [("training pictures", folder / PICTURES)]
+    strips += [(name, folder / f"{name}-0.png") for name in dict.fromkeys(order)]
     strips = [(name, file) for name, file in strips if file.is_file()]
     if not strips:
         return
