@@ -72,13 +72,14 @@ def test_the_command_writes_cells_table_and_figure(searched, tmp_path, monkeypat
     monkeypatch.setattr(trainer, "now", trainer.now)  # the command sets it, and the test puts it back
     flags = ["--searches", str(searched), "--recipe", str(recipe), "--train_data", str(tmp_path / "pictures")]
     flags += ["--seeds", "0", "--minutes", "1e-6", "--resolution", "16"]
-    tickets.main([*flags, "--results", str(tmp_path / "results"), "--work_dir", str(tmp_path / "work")])
+    folders = {name: str(tmp_path / name) for name in ("results", "docs", "work_dir")}
+    tickets.main([*flags, *(part for name, folder in folders.items() for part in (f"--{name}", folder))])
     cells = sorted((tmp_path / "results").glob("*.json"))
     assert [cell.name for cell in cells] == [f"search-round_{k}-0.json" for k in range(3)]
     assert [json.loads(cell.read_text())["sparsity"] for cell in cells] == pytest.approx([0, 0.5, 0.75], abs=0.01)
-    table = (tmp_path / "results" / "tickets.md").read_text()
+    table = (tmp_path / "docs" / "results.md").read_text()
     assert table.count("\n| magnitude") == 3 and "| magnitude, 75.0 % sparse |" in table
-    with Image.open(tmp_path / "results" / "quality_against_sparsity.png") as figure:
+    with Image.open(tmp_path / "docs" / "pictures" / "tickets.png") as figure:
         assert np.asarray(figure.convert("RGB")).std() > 5
 
 

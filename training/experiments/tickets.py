@@ -10,6 +10,7 @@ Several searches, such as one with `--criterion random`, are drawn as several li
 """
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from training import evaluate, trainer
 from training.checkpoints import write_json
 from training.experiments.few_shot_report import COLUMNS, combined
 from training.experiments.few_shot_report import table as markdown
+from training.experiments.results import write_section
 from training.metrics import Estimate
 from training.plots import curves, new_figure, save_figure
 from training.prune import PruneConfig, prune
@@ -123,12 +125,16 @@ def rows_of(table: Mapping[str, Mapping[float, Mapping[str, Estimate]]]) -> dict
 def measure_with(train_data: str, samples: int, reference_samples: int) -> Callable[[Path], Figures]:
     """How a folder is measured: by training/evaluate.py, against the true distribution where it is known."""
     where = evaluate.usual_reference(train_data)
-    truth = None if where is None else evaluate.true_draws(where, reference_samples)
-    reference = evaluate.build_reference(evaluate.training_pictures(train_data), truth)
+    pictures = evaluate.training_pictures(train_data)
+
+    @functools.cache
+    def reference() -> evaluate.Reference:
+        truth = None if where is None else evaluate.true_draws(where, reference_samples)
+        return evaluate.build_reference(pictures, truth)
 
     def measure(folder: Path) -> Figures:
         images = evaluate.draw(SharinganPipeline.from_pretrained(folder), range(samples), 1.0)
-        return evaluate.as_numbers(evaluate.measure(images, reference))
+        return evaluate.as_numbers(evaluate.measure(images, reference()))
 
     return measure
 
@@ -144,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--reference_samples", type=int, default=10_000)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results, table and figure go")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="what is there is not run again")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where table and figure go")
     parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / "tickets")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
@@ -178,10 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logger.info("%s: %.1f %% sparse, KID %s", name, 100 * result["sparsity"], result["metrics"].get("kid"))
             results.append(result)
     means = summary(results)
-    draw(means, options.results / "quality_against_sparsity.png")
-    draft = options.results / ".tickets.md.tmp"
-    draft.write_text(markdown(rows_of(means)) + "\n")
-    draft.replace(options.results / "tickets.md")
+    draw(means, options.docs / "pictures" / "tickets.png")
+    picture = "![KID, recall and copying against sparsity](pictures/tickets.png)"
+    write_section(options.docs / "results.md", "tickets", "tickets", f"{markdown(rows_of(means))}\n\n{picture}")
 
 
 if __name__ == "__main__":
