@@ -87,10 +87,9 @@ def _sharingan(rng: np.random.Generator, order: int) -> Emblem:
     )
 
 
-def _plain(rng: np.random.Generator, order: int) -> Emblem:
+def drawn_plainly(design: Emblem) -> Emblem:
     """A sharingan's design in black on a white disc, on black: patterns and ring alone, no rim and no shading."""
     black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    design = _sharingan(rng, order)
     return dataclasses.replace(
         design,
         patterns=tuple(dataclasses.replace(pattern, color=black) for pattern in design.patterns),
@@ -102,6 +101,10 @@ def _plain(rng: np.random.Generator, order: int) -> Emblem:
         background_inner=black,
         background_outer=black,
     )
+
+
+def _plain(rng: np.random.Generator, order: int) -> Emblem:
+    return drawn_plainly(_sharingan(rng, order))
 
 
 FROST_FAMILIES = ("petal", "kite", "spoke", "chevron", "shuriken", "lens", "arc", "ring")

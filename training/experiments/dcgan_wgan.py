@@ -15,19 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sharingan_hub.features import features_of
 from training.checkpoints import picture_grid, save_picture
 from training.config import TrainConfig
-from training.data import load_pictures
-from training.emblems import sample_emblems, write_folder
 from training.evaluate import UNSEEN, as_numbers
 from training.experiments import dcgan_wgan_report
 from training.experiments.results import kept, read_flags
+from training.experiments.watched import QUIET, emblem_folder, picture_features, samples, true_features
 from training.metrics import kid
-from training.sampling import draw_latents, generate
 from training.train import build_trainer
 
 RESOLUTION = 28
@@ -60,7 +56,7 @@ def run_one(objective: str, optimizer: str, size: Size, file: Path, work: Path, 
     output = work / f"{objective}-{optimizer}"
     shutil.rmtree(output, ignore_errors=True)
     settings: dict[str, Any] = {
-        "train_data": str(work / f"pictures{size.pictures}"),
+        "train_data": str(emblem_folder(work, size.pictures, RESOLUTION)),
         "output_dir": str(output),
         "resolution": RESOLUTION,
         "generator": {"class_name": "DCGANGenerator", "channels": CHANNELS},
@@ -74,41 +70,23 @@ def run_one(objective: str, optimizer: str, size: Size, file: Path, work: Path, 
         "ema_decay": 0.0,  # they had no average of weights
         "max_steps": size.steps,
         "checkpointing_steps": size.steps,
-        "sample_every": 10**9,
-        "report_to": "none",
-        "threads": 1,
     }
-    trainer = build_trainer(TrainConfig(**settings | OBJECTIVES[objective]))
+    trainer = build_trainer(TrainConfig(**{**settings, **QUIET, **OBJECTIVES[objective]}))
     trainer.train()
-    latents = draw_latents(trainer.average, size.samples, 0, -10)
-    with torch.no_grad():
-        parts = [slice(i, i + 250) for i in range(0, size.samples, 250)]
-        images = torch.cat(
-            [generate(trainer.average, latents.select(part, trainer.device), RESOLUTION) for part in parts]
-        )
+    images = samples(trainer, size.samples)
     save_picture(picture_grid(images[:SHEET], 8), file.with_suffix(".png"))
-    found = kid(reference, features_of((images + 1) / 2))
+    found = kid(reference, picture_features(images))
     return {"objective": objective, "optimizer": optimizer, "steps": size.steps} | as_numbers({"kid": found})
-
-
-def true_features(count: int, first: int = UNSEEN) -> Tensor:
-    """Features (N,D) of emblems that nobody trains on, at the size of the others."""
-    pictures = load_pictures("emblems:sharingan", RESOLUTION)
-    rows = range(first, first + count)
-    return torch.cat([features_of((pictures.batch(rows[i : i + 500])[0] + 1) / 2) for i in range(0, count, 500)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m training.experiments.dcgan_wgan`."""
     given = read_flags("dcgan_wgan", __doc__, arguments)
     size = QUICK if given.quick else Size()
-    folder = given.work_dir / f"pictures{size.pictures}"
-    if not (folder / "metadata.jsonl").is_file():
-        write_folder(sample_emblems("sharingan", range(size.pictures)), RESOLUTION, folder)
     files = {(o, r): given.results / f"{o}-{r}.json" for o, r in product(OBJECTIVES, RATES)}
     if not all(file.is_file() for file in files.values()):
-        reference = true_features(size.reference)
-        floor = true_features(size.samples, UNSEEN + size.reference)
+        reference = true_features("emblems:sharingan", size.reference, RESOLUTION)
+        floor = true_features("emblems:sharingan", size.samples, RESOLUTION, UNSEEN + size.reference)
         kept(given.results / "floor.json", lambda: as_numbers({"kid": kid(reference, floor)}))
         for (objective, optimizer), file in files.items():
             kept(file, partial(run_one, objective, optimizer, size, file, given.work_dir, reference))

@@ -15,8 +15,11 @@ from training.checkpoints import write_json
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def read_flags(name: str, text: str, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags of `python -m training.experiments.NAME`, which runs on one core. `text`: its docstring."""
+def read_flags(name: str, text: str, arguments: Sequence[str] | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The flags of `python -m training.experiments.NAME`, which runs on one core.
+
+    text: its docstring. parts: what `only` may name, where an experiment can be run in parts.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m training.experiments.{name}", description=text.splitlines()[0])
     parser.add_argument(
         "--quick", action="store_true", help="a small run of everything, apart from the full one's results"
@@ -26,9 +29,11 @@ def read_flags(name: str, text: str, arguments: Sequence[str] | None) -> argpars
     )
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where page and pictures go")
     parser.add_argument("--work_dir", type=Path, default=ROOT / "runs" / name)
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), help="run these alone")
     given = parser.parse_args(arguments)
     if given.quick:
-        given.results = given.docs = given.work_dir / "quick"
+        given.work_dir = given.results = given.docs = given.work_dir / "quick"
     given.work_dir.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
