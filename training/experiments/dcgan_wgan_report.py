@@ -11,6 +11,17 @@ from sharingan_hub.cards import figure as shown
 from training.experiments.results import table, write_section
 from training.plots import INK, PALE, new_figure, save_figure
 
+SECTION = """## DCGAN against WGAN
+
+After S. Menon and U. Dubey: the same networks under cross entropy, under squared errors and as a WGAN, each with five optimisers at
+one rate each, the same under every objective, 28 px, 4,000 sharingan. All runs see as many pictures, so a WGAN's generator, whose turn is every
+fifth step, has a fifth of the steps. They compared by eye; KID is of 2,000 samples against 4,000 unseen draws of the same size.
+
+{table}
+
+![64 samples of a DCGAN and of a WGAN side by side, and the KID of five optimisers under three objectives](pictures/dcgan_wgan.png)
+"""
+
 TITLES = {"dcgan": "DCGAN", "mse": "DCGAN, squared errors", "wgan": "WGAN"}
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "adagrad": "AdaGrad", "sgd": "SGD", "momentum": "SGD with momentum"}
 COLORS = {"dcgan": "#084594", "mse": "#6baed6", "wgan": "#c1121f"}
@@ -27,7 +38,7 @@ def write(results: Path, docs: Path) -> None:
     rows = {title: [shown(cells[o][r]["kid"]) for o in TITLES] for r, title in OPTIMIZERS.items()}
     rows["*true draws*"] = [shown(floor)] * len(TITLES)
     text = table([f"KID, {title}" for title in TITLES.values()], rows)
-    write_section(docs / "gan_family.md", "dcgan_wgan", "dcgan_wgan", text)
+    write_section(docs / "gan_family.md", "dcgan_wgan", "dcgan_wgan", SECTION.format(table=text))
 
 
 def best(cells: Cells, objective: str) -> str:
