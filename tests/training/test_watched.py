@@ -41,7 +41,7 @@ def test_a_stopped_run_finds_the_same(config, tmp_path):
     whole, found = watched.watch(config("whole"), mean_of)
 
     def stopping(trainer) -> dict:
-        trainer.interrupted = trainer.step == 2  # as a signal does; the step after it is still taken, and saved
+        trainer.interrupted |= trainer.step == 2  # as a signal does; the step after it is still taken, and saved
         return mean_of(trainer)
 
     with pytest.raises(SystemExit, match="Stopped at step 3 of 6"):

@@ -29,6 +29,7 @@ from training.emblems import sample_emblems, write_folder
 from training.evaluate import Reference
 from training.experiments import collapse_report
 from training.experiments.results import ROOT, kept, read_flags
+from training.experiments.watched import refuse_interrupted
 from training.train import build_trainer
 from training.trainer import Trainer
 
@@ -104,6 +105,7 @@ def run_one(name: str, size: Size, file: Path, work: Path, reference: Reference)
             window = []
         if trainer.step % (every * per_epoch) == 0:
             digests[str(trainer.step // per_epoch)] = digest(trainer)
+    refuse_interrupted(trainer)
     epoch = trainer.step // per_epoch  # that which is kept
     shown = sorted({max(every, round(epoch * share / every) * every) for share in SHOWN})
     rows = [output / "checkpoints" / "previews" / f"{some * per_epoch:08d}.png" for some in shown]

@@ -22,7 +22,14 @@ from training.config import TrainConfig
 from training.evaluate import UNSEEN, as_numbers
 from training.experiments import dcgan_wgan_report
 from training.experiments.results import kept, read_flags
-from training.experiments.watched import QUIET, emblem_folder, picture_features, samples, true_features
+from training.experiments.watched import (
+    QUIET,
+    emblem_folder,
+    picture_features,
+    refuse_interrupted,
+    samples,
+    true_features,
+)
 from training.metrics import kid
 from training.train import build_trainer
 
@@ -73,6 +80,7 @@ def run_one(objective: str, optimizer: str, size: Size, file: Path, work: Path, 
     }
     trainer = build_trainer(TrainConfig(**{**settings, **QUIET, **OBJECTIVES[objective]}))
     trainer.train()
+    refuse_interrupted(trainer)
     images = samples(trainer, size.samples)
     save_picture(picture_grid(images[:SHEET], 8), file.with_suffix(".png"))
     found = kid(reference, picture_features(images))

@@ -27,6 +27,7 @@ from training.config import TrainConfig
 from training.emblems import sample_emblems, write_folder
 from training.experiments import lecture_report, toy
 from training.experiments.results import kept, read_flags
+from training.experiments.watched import refuse_interrupted
 from training.objectives import OBJECTIVES, Objective
 from training.sampling import draw_latents, generate
 from training.train import build_trainer
@@ -96,6 +97,7 @@ def vanishing_gradients(epochs: int, size: Size, work: Path) -> dict[str, Any]:
     for _ in trainer.steps():
         if trainer.step == last:
             break  # before anything is written
+    refuse_interrupted(trainer)
     state = trainer.generator.state_dict()
     steps = sorted({round(size.judge_steps ** (i / (POINTS - 1))) for i in range(POINTS)})
     norms: dict[str, list[float]] = {}
@@ -123,6 +125,7 @@ def watch_held(
                 found[name].append(gradient_norm(OBJECTIVES[name].generator(fake, fake).mean(), trainer.generator))
         if trainer.step == steps[-1]:
             break
+    refuse_interrupted(trainer)
     return found
 
 

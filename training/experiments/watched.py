@@ -51,9 +51,14 @@ def watch(config: TrainConfig, look: Callable[[Trainer], Look]) -> tuple[Trainer
             looks.append({"step": trainer.step, "rate": round(rate, 2)} | look(trainer))
             write_json({"looks": looks}, file)
             begun = time.process_time()
-    if trainer.step != config.max_steps:
-        raise SystemExit(f"Stopped at step {trainer.step} of {config.max_steps}: the same command goes on.")
+    refuse_interrupted(trainer)
     return trainer, looks
+
+
+def refuse_interrupted(trainer: Trainer) -> None:
+    """Raise SystemExit for a run that a signal ended before its last step: what it came to is no result."""
+    if trainer.interrupted:
+        raise SystemExit(f"Stopped at step {trainer.step} of {trainer.config.max_steps}: the same command goes on.")
 
 
 @torch.no_grad()
