@@ -258,9 +258,9 @@ def search(tmp_path, monkeypatch):
         return folder
 
     class Watched(Trainer):
-        def __init__(self, config, dataset, generator, discriminator):
+        def __init__(self, config, dataset, generator, *others):
             starts.append({name: tensor.clone() for name, tensor in generator.state_dict().items()})
-            super().__init__(config, dataset, generator, discriminator)
+            super().__init__(config, dataset, generator, *others)
 
     starts = []
     monkeypatch.setattr(train, "Trainer", Watched)

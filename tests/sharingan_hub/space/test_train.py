@@ -44,9 +44,11 @@ def url(demo: Any, scratch: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(url: str, tmp_path: Path) -> Iterator[Client]:
+def client(demo: Any, url: str, tmp_path: Path) -> Iterator[Client]:
+    """A visitor, who leaves nothing to the next test, whichever that is on this worker."""
     client = Client(url, verbose=False, download_files=tmp_path)
     yield client
+    leave(demo, client)
     client.close()
 
 
