@@ -19,6 +19,9 @@ figure 2 of Arjovsky and Bottou 2017. Minimax and non-saturating have the same d
 {table}
 
 ![Norm of the generator's gradient against steps of the discriminator, for three objectives](pictures/lecture_vanishing.png)
+
+Under minimax the gradient falls in a straight line on both logarithms, by four to five orders of magnitude, whether the generator is
+good or bad; under the two others it does not fall.
 """
 CLIPPING = """## Clipping against penalty
 
@@ -29,6 +32,9 @@ they value alike.
 {table}
 
 ![Gradients through depth, weights, and contours of critics, clipped and with a penalty](pictures/lecture_clipping.png)
+
+Clipped, nearly all weights sit at the limit, and which limit decides whether gradients vanish or explode on their way through the
+layers; critics see a square where there are eight Gaussians. With the penalty neither happens.
 """
 MODE_COVERAGE = """## Modes of 25 Gaussians
 
@@ -39,6 +45,9 @@ where a tenth of its share of samples is good. Points scattered anywhere would b
 {table}
 
 ![Samples of every game over the 25 modes](pictures/lecture_modes.png)
+
+R1 lets every objective reach more modes than it does alone. Wasserstein's critic learns five times for each step of the generator;
+BEGAN's judge has a code of one number, too narrow for a grid.
 """
 
 BLUES = ("#9ecae1", "#4292c6", "#084594")  # the longer a generator has been trained, the darker

@@ -20,7 +20,7 @@ MODES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  
 BATCH = 128
 WIDTH = 128
 Z_DIM = 2
-CRITIC_STEPS = 5  # with weight clipping, which alone needs them
+CRITIC_STEPS = 5  # of a Wasserstein critic for each of the generator, as both papers have it
 GAMMA_K, RATE_K = 0.7, 0.001  # of BEGAN
 
 
@@ -122,7 +122,7 @@ def play(toy: Toy, sample: Sampler, steps: int, count: int, seed: int) -> Tensor
 
     for _ in range(steps):
         objective = began(k) if toy.objective == "began" else OBJECTIVES[toy.objective]
-        for _ in range(CRITIC_STEPS if clipping else 1):
+        for _ in range(CRITIC_STEPS if toy.objective == "wasserstein" else 1):
             with torch.no_grad():
                 fake = fakes(BATCH)
             real = sample(BATCH, rng)
