@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tests.browser import chromium
 
+SMALL = sorted((Path(__file__).parents[1] / "training" / "data" / "sharingan15").glob("*.png"))[0]  # of 256 px
 PICTURES = """before => {
   const images = [...document.querySelectorAll("#gallery img")];
   images.forEach((image) => image.loading = "eager");
@@ -53,13 +56,23 @@ def visit(page: Any) -> None:
     film = page.get_by_role("button", name="Make the film")
     timed("film of 120 frames, 256 px", film.click, page.get_by_text("120 frames").wait_for)
     page.get_by_role("tab", name="Repair & recolour").click()
-    damaged = page.get_by_role("button", name="A damaged one")
-    timed("repair, 512 px", damaged.click, page.locator("#facts svg polygon").wait_for)
+    page.locator("#upload input[type=file]").set_input_files(SMALL)
     page.locator("#compare img").nth(1).wait_for()
-    for name in ("gold", "cyan"):
+    page.wait_for_timeout(2000)
+    recolour(page, "256 px", "violet", "silver", "rose")
+    shown = page.locator("#compare img").last.get_attribute("src")
+    damaged = page.get_by_role("button", name="A damaged one")
+    timed("repair and recolour, 512 px", damaged.click, partial(page.wait_for_function, REPAIRED, arg=shown))
+    page.wait_for_timeout(2000)  # until it is recoloured as chosen before
+    recolour(page, "512 px", "gold", "cyan")
+
+
+def recolour(page: Any, size: str, *palettes: str) -> None:
+    """From the click on a palette to the picture in it."""
+    for name in palettes:
         shown = page.locator("#compare img").last.get_attribute("src")
-        swatch = page.locator(".swatches:visible").get_by_role("radio", name=name)
-        timed("recolour, 512 px", lambda: swatch.check(force=True), lambda: page.wait_for_function(REPAIRED, arg=shown))  # noqa: B023
+        choose = partial(page.locator(".swatches:visible").get_by_role("radio", name=name).check, force=True)
+        timed(f"recolour, {size}", choose, partial(page.wait_for_function, REPAIRED, arg=shown))
 
 
 def main() -> None:

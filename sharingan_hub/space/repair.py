@@ -30,6 +30,9 @@ Circles that are out of round are found by their edges and warped back; where no
 is. **Symmetric** takes the best wedge or the mean of all. Colours are changed by role: iris, pattern, sclera.
 """
 
+# Both pictures are in the browser's hands already: what a click on a palette waits for is not asked of the server twice.
+COMPARE = "(before, after) => [before && after ? [before, after] : null]"
+
 
 def tab(page: Page) -> None:
     """Build the tab into the page that is open."""
@@ -135,7 +138,7 @@ def tab(page: Page) -> None:
         "Give a picture other colours: a palette's name, three colours (own_colours true), or those of a reference picture.",
         trigger_mode="always_last", show_progress_on=slider,
     )  # fmt: skip
-    recoloured.success(compare, [before, result], slider, **hidden)
+    recoloured.success(None, [before, result], slider, js=COMPARE, **hidden)
     again = private | {"preprocess": False, "show_progress_on": slider}
     mended.success(recolor, [fixed, *colours], result, **again).success(compare, [before, result], slider, **hidden)
     for button, fn in ((take, chosen), (try_one, damage)):
