@@ -2,10 +2,10 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -15,27 +15,28 @@ from sharingan_hub.checkpoints.adapters import make_adapter
 ORDER_PROBS = [0.0, 0.5, 0.25, 0.25]
 
 
-def tiny(family: str) -> SharinganPipeline:
+SETTINGS: dict[str, dict[str, Any]] = {
+    "radial": {
+        "resolution": 32,
+        "max_order": 4,
+        "num_masks": 4,
+        "num_frame_masks": 1,
+        "num_ground_masks": 1,
+        "channels": (8, 8),
+        "base_radius": 4,
+        "base_angle": 8,
+        "mapping_layers": 3,
+        "order_probs": ORDER_PROBS,
+    },
+    "stylegan2": {"resolution": 16, "mapping_layers": 2, "channel_base": 64, "channel_max": 8},
+}
+
+
+def tiny(family: str, **changes: Any) -> SharinganPipeline:
     """A pipeline of a small random generator, with averages that are not zero."""
     torch.manual_seed(0)
-    model: ModelMixin
-    if family == "radial":
-        model = RadialGenerator(
-            z_dim=16,
-            w_dim=12,
-            resolution=32,
-            max_order=4,
-            num_masks=4,
-            num_frame_masks=1,
-            num_ground_masks=1,
-            channels=(8, 8),
-            base_radius=4,
-            base_angle=8,
-            mapping_layers=3,
-            order_probs=ORDER_PROBS,
-        )
-    else:
-        model = StyleGAN2Generator(z_dim=16, w_dim=12, resolution=16, mapping_layers=2, channel_base=64, channel_max=8)
+    generator = RadialGenerator if family == "radial" else StyleGAN2Generator
+    model = generator(z_dim=16, w_dim=12, **SETTINGS[family] | changes)
     model.w_avg.normal_()
     return SharinganPipeline(model.eval())
 

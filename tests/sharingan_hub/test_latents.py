@@ -12,9 +12,7 @@ from sharingan_hub import (
     CoGANGenerator,
     DCGANGenerator,
     R3GANGenerator,
-    RadialGenerator,
     SharinganPipeline,
-    StyleGAN2Generator,
     animate,
     directions,
     interpolate,
@@ -27,33 +25,9 @@ from sharingan_hub import (
 )
 from sharingan_hub.postprocess.oklab import to_oklab
 from sharingan_hub.timeline import EASINGS, LOOPS, Timeline, catmull_rom, slerp
-from tests.sharingan_hub.conftest import pipeline_with_classes
+from tests.sharingan_hub.conftest import pipeline_with_classes, tiny
 
-
-def tiny(family: str) -> SharinganPipeline:
-    """A pipeline of a small random generator, with averages that are not zero."""
-    torch.manual_seed(0)
-    model: RadialGenerator | StyleGAN2Generator
-    if family == "radial":
-        model = RadialGenerator(
-            z_dim=16,
-            w_dim=12,
-            resolution=32,
-            num_masks=4,
-            num_frame_masks=1,
-            num_ground_masks=1,
-            channels=(8, 8),
-            base_radius=4,
-            base_angle=8,
-            mapping_layers=3,
-        )
-    else:
-        model = StyleGAN2Generator(z_dim=16, w_dim=12, resolution=32, mapping_layers=2, channel_base=64, channel_max=8)
-    model.w_avg.normal_()
-    return SharinganPipeline(model.eval())
-
-
-PIPES = {family: tiny(family) for family in ("radial", "stylegan2")}
+PIPES = {"radial": tiny("radial", max_order=8, order_probs=None), "stylegan2": tiny("stylegan2", resolution=32)}
 
 
 @pytest.fixture(params=list(PIPES))

@@ -66,6 +66,7 @@ def same_weights(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[int,
 
 
 def runs_table(runs: Mapping[str, Any]) -> str:
+    """A row for each run: spikes, collapse, twins, and figures of what was kept."""
     rows = {}
     for name, title in TITLES.items():
         run = runs[name]

@@ -56,6 +56,7 @@ def speed(run: Mapping[str, Any]) -> float:
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
+    """FID, KID, precision and recall as cells of the table."""
     return [shown(metrics[name]) for name in ("fid", "kid", "precision", "recall")]
 
 

@@ -210,6 +210,7 @@ def clipping_and_penalty(size: Size) -> dict[str, Any]:
 
 
 def name_of(limit: float | None) -> str:
+    """What a critic of this limit is called; None is the gradient penalty."""
     return "gradient penalty" if limit is None else f"clipped to {limit:g}"
 
 

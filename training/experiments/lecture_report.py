@@ -118,6 +118,7 @@ def bare(axes: Any) -> None:
 
 
 def vanishing_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each objective and epoch: the gradient at the first step of D and at the last."""
     rows = {}
     for name in stages[0]["norms"]:
         for stage in stages:
@@ -152,6 +153,7 @@ def draw_vanishing(stages: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def clipping_table(found: Mapping[str, Any]) -> str:
+    """A row for each critic: its gradients at both ends, and how many weights sit at the limit."""
     rows = {}
     for name, critic in found["deep"].items():
         first, last = critic["gradients"][0], critic["gradients"][-1]
@@ -203,6 +205,8 @@ def transposed(rows: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def modes_table(games: Mapping[str, Any]) -> str:
+    """A row for each objective: modes and good samples, alone and with R1."""
+
     def cells(name: str) -> list[str]:
         modes, good = (sum(games[name][key]) / len(games[name][key]) for key in ("modes", "good"))
         return [f"{modes:g}", f"{100 * good:.0f} %"]

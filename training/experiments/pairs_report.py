@@ -34,6 +34,7 @@ of each domain.
 
 
 def title(shared: int) -> str:
+    """What a number of shared layers is called."""
     return {0: "no shared layer", 1: "1 shared layer"}.get(shared, f"{shared} shared layers")
 
 
@@ -51,6 +52,7 @@ def write(files: Mapping[int, Path], docs: Path, channels: int) -> None:
 
 
 def pairs_table(runs: Mapping[int, Any], ruler: Mapping[str, Any]) -> str:
+    """Rows for the rulers' R², for one design drawn in both ways, and for each number of shared layers."""
     rows = {
         f"*R², {domain}*": [*(f"{value:.2f}" for value in values), "", "", "", ""]
         for domain, values in ruler["r2"].items()
