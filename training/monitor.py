@@ -1,8 +1,8 @@
 """What is watched of a run: its curves, and whether its generator has collapsed. Kept over resumes.
 
-A generator has collapsed where its pictures are all but alike, and were not before. That is measured at each checkpoint: the mean distance of
-pairs of its pictures, in the features of the domain network, over that of the training pictures. The pictures are those of
-fixed latents that differ in z alone, so order and phase lend no variety to a generator that has lost its own.
+A generator has collapsed where its pictures are all but alike, and were not before. That is measured at each checkpoint: the mean
+distance of pairs of its pictures, in the features of the domain network, over that of the training pictures. The pictures are
+those of fixed latents that differ in z alone, so order and phase lend no variety to a generator that has lost its own.
 """
 
 import importlib.util

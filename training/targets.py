@@ -2,7 +2,8 @@
 
 "sharingan" is what the published models are made for. "frost", "solar" and "jade" were made for the benchmark and nothing is
 tuned on them: other colours, layouts, families and mixes of orders. "violet" and "gold" are there to choose settings on.
-"plain" is the second domain of CoGAN: designs of the same distribution as "sharingan", drawn in another way. All colours lie near the look's own; unlike the source distribution they are no function of a Gaussian latent.
+All colours lie near the look's own; unlike the source distribution they are no function of a Gaussian latent. "plain" is the second
+domain of CoGAN: designs of the same distribution as "sharingan", drawn in another way.
 """
 
 from __future__ import annotations
@@ -260,12 +261,13 @@ def _gold(rng: np.random.Generator, order: int) -> Emblem:
     )
 
 
+SHARINGAN_ORDERS = [0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0]
 TARGETS = {
-    "sharingan": Target([0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0], _sharingan, 1),
+    "sharingan": Target(SHARINGAN_ORDERS, _sharingan, 1),
     "frost": Target([0.0, 0.0, 0.1, 0.15, 0.1, 0.45, 0.0, 0.2], _frost, 2),
     "solar": Target([0.0, 0.0, 0.05, 0.1, 0.25, 0.2, 0.2, 0.2], _solar, 3),
     "jade": Target([0.05, 0.2, 0.25, 0.3, 0.2, 0.0, 0.0, 0.0], _jade, 4),
     "violet": Target([0.0, 0.05, 0.15, 0.2, 0.25, 0.25, 0.1, 0.0], _violet, 11),
     "gold": Target([0.1, 0.25, 0.3, 0.2, 0.15, 0.0, 0.0, 0.0], _gold, 12),
-    "plain": Target([0.06, 0.12, 0.34, 0.20, 0.14, 0.14, 0.0, 0.0], _plain, 21),
+    "plain": Target(SHARINGAN_ORDERS, _plain, 21),
 }

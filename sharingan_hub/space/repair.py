@@ -84,9 +84,6 @@ def tab(page: Page) -> None:
         with friendly():
             return models.pictures([Recipe.read(selected)])[0][0]
 
-    def compare(before: Any, after: Any) -> Any:
-        return None if not before or not after else (before["path"], after["path"])
-
     def report(facts: Any) -> str:
         return describe(facts) if facts else ""
 
@@ -140,12 +137,14 @@ def tab(page: Page) -> None:
     )  # fmt: skip
     recoloured.success(None, [before, result], slider, js=COMPARE, **hidden)
     again = private | {"preprocess": False, "show_progress_on": slider}
-    mended.success(recolor, [fixed, *colours], result, **again).success(compare, [before, result], slider, **hidden)
+    mended.success(recolor, [fixed, *colours], result, **again).success(
+        None, [before, result], slider, js=COMPARE, **hidden
+    )
     for button, fn in ((take, chosen), (try_one, damage)):
         button.click(fn, page.selected, picture, **private).success(
             repair, [picture, circularize, symmetry], [fixed, before, facts], **again
         ).success(report, facts, facts_shown, **hidden).success(recolor, [fixed, *colours], result, **again).success(
-            compare, [before, result], slider, **hidden
+            None, [before, result], slider, js=COMPARE, **hidden
         )
     save_button.click(None, result, None, js=DOWNLOAD, api_visibility="private")
 

@@ -107,15 +107,15 @@ def film_snippet(film: Film, models: Models) -> str:
         )
     writer = "write_video" if film.format == "mp4" else "write_animation"
     seeds, orders = [recipe.seed for recipe in recipes], [recipe.order for recipe in recipes]
-    order = f", order={orders}" if all(orders) else ""
     classes = [recipe.class_label or 0 for recipe in recipes]
-    order += f", class_label={classes}" if any(classes) else ""
+    conditions = f", order={orders}" if all(orders) else ""
+    conditions += f", class_label={classes}" if any(classes) else ""
     return "\n".join(
         (
             f"from sharingan_hub import SharinganPipeline, animate, interpolate, {writer}",
             "",
             opening(recipes[0].model, models),
-            f"designs = pipe.prepare_latents({seeds}, {recipes[0].truncation_psi:g}{order})",
+            f"designs = pipe.prepare_latents({seeds}, {recipes[0].truncation_psi:g}{conditions})",
             f'frames = interpolate(designs, {film.frames}, easing="{film.easing}", loop="{film.loop}")',
             f'{writer}(animate(pipe, frames, output_size={film.size}), "walk.{film.format}", fps={film.fps})',
         )

@@ -25,7 +25,16 @@ from training.data import PictureSet, load_pictures
 from training.evaluate import UNSEEN, as_numbers
 from training.experiments import ada_report
 from training.experiments.results import ROOT, kept, read_flags
-from training.experiments.watched import QUIET, SAMPLES_STEP, Look, emblem_folder, picture_features, samples, watch
+from training.experiments.watched import (
+    QUIET,
+    SAMPLES_STEP,
+    Look,
+    emblem_folder,
+    picture_features,
+    samples,
+    true_features,
+    watch,
+)
 from training.metrics import kid
 from training.sampling import draw_latents, generate, seeded
 from training.trainer import Trainer
@@ -103,13 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = {name: given.results / f"{name}.json" for name in runs}
     wanted = [name for name, file in files.items() if name in given.only and not file.is_file()]
     if wanted:
-        pictures = load_pictures("emblems:sharingan", RESOLUTION)
-        unseen = pictures.batch(range(UNSEEN, UNSEEN + size.judged))[0]
+        unseen = load_pictures("emblems:sharingan", RESOLUTION).batch(range(UNSEEN, UNSEEN + size.judged))[0]
         first = UNSEEN + size.judged
-        reference = picture_features(pictures.batch(range(first, first + size.reference))[0])
-        floor = picture_features(
-            pictures.batch(range(first + size.reference, first + size.reference + size.samples))[0]
-        )
+        reference = true_features("emblems:sharingan", size.reference, RESOLUTION, first)
+        floor = true_features("emblems:sharingan", size.samples, RESOLUTION, first + size.reference)
         kept(given.results / "floor.json", lambda: as_numbers({"kid": kid(reference, floor)}))
         for name in wanted:
             i, kind = runs[name]

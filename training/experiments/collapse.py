@@ -25,16 +25,15 @@ from sharingan_hub.media import image_grid
 from training import evaluate
 from training.checkpoints import save_picture
 from training.config import TrainConfig
-from training.emblems import sample_emblems, write_folder
 from training.evaluate import Reference
 from training.experiments import collapse_report
 from training.experiments.results import ROOT, kept, read_flags
-from training.experiments.watched import refuse_interrupted
+from training.experiments.watched import QUIET, emblem_folder, refuse_interrupted
 from training.train import build_trainer
 from training.trainer import Trainer
 
 RECIPE = ROOT / "training" / "recipes" / "train_dcgan.yaml"
-PICTURES, BATCH = 100, 10
+RESOLUTION, PICTURES, BATCH = 64, 100, 10
 SHOWN = (0.05, 0.25, 0.5, 1.0)  # of a run: where its pictures are shown
 
 
@@ -63,9 +62,7 @@ COMMON = {
     "ema_decay": 0.0,  # he had no average of weights
     "real_rotations": False,
     "real_flips": False,
-    "report_to": "none",
-    "threads": 1,
-    "sample_every": 10**9,
+    **QUIET,
 }
 
 
@@ -82,7 +79,7 @@ class Size:
 QUICK = Size(share=0.02, check_every=2, samples=100, reference=300)
 
 
-def run_one(name: str, size: Size, file: Path, work: Path, reference: Reference) -> dict[str, Any]:
+def run_one(name: str, size: Size, file: Path, work: Path, pictures: str, reference: Reference) -> dict[str, Any]:
     """Train one run -> its losses for each epoch, the checks, digests of the weights, and figures of the result.
 
     Beside `file` is written what the fixed latents gave, a row of pictures for each of the epochs `shown`.
@@ -92,7 +89,7 @@ def run_one(name: str, size: Size, file: Path, work: Path, reference: Reference)
     output = work / name
     shutil.rmtree(output, ignore_errors=True)
     settings = yaml.safe_load(RECIPE.read_text()) | COMMON | run.settings
-    settings |= {"train_data": str(work / "pictures"), "output_dir": str(output), "max_steps": epochs * per_epoch}
+    settings |= {"train_data": pictures, "output_dir": str(output), "max_steps": epochs * per_epoch}
     trainer = build_trainer(TrainConfig(**settings, checkpointing_steps=every * per_epoch))
     losses: dict[str, list[float]] = {"loss_d": [], "loss_g": []}
     digests: dict[str, str] = {}
@@ -138,16 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m training.experiments.collapse`."""
     given = read_flags("collapse", __doc__, arguments)
     size = QUICK if given.quick else Size()
-    pictures = given.work_dir / "pictures"
-    if not (pictures / "metadata.jsonl").is_file():
-        write_folder(sample_emblems("sharingan", range(PICTURES)), 64, pictures)
     files = {name: given.results / f"{name}.json" for name in RUNS}
     if not all(file.is_file() for file in files.values()):
         given.results.mkdir(parents=True, exist_ok=True)
         truth = evaluate.true_draws("emblems:sharingan", size.reference)
-        reference = evaluate.build_reference(evaluate.training_pictures(str(pictures)), truth)
+        pictures = str(emblem_folder(given.work_dir, PICTURES, RESOLUTION))
+        reference = evaluate.build_reference(evaluate.training_pictures(pictures), truth)
         for name, file in files.items():
-            kept(file, partial(run_one, name, size, file, given.work_dir, reference))
+            kept(file, partial(run_one, name, size, file, given.work_dir, pictures, reference))
     collapse_report.write(given.results, given.docs)
 
 

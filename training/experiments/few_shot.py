@@ -40,11 +40,11 @@ from training.data import load_pictures
 from training.emblems import BENCHMARK, DEVELOPMENT, sample_emblems, write_folder
 from training.evaluate import Reference
 from training.experiments import few_shot_report
+from training.experiments.results import ROOT
 from training.low_rank import add_low_rank, merged
 
 logger = logging.getLogger("training.few_shot")
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "training" / "recipes"
 SHARINGAN = ROOT / "training" / "data" / "sharingan15"
 TARGETS = (*BENCHMARK, *DEVELOPMENT)

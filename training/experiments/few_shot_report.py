@@ -10,6 +10,7 @@ from PIL import Image
 
 from sharingan_hub.cards import figure
 from training.evaluate import as_numbers
+from training.experiments.results import table as markdown
 from training.experiments.results import write_section
 from training.metrics import Estimate
 from training.plots import INK, curves, new_figure, save_figure
@@ -85,10 +86,8 @@ def best(results: Path, target: str, count: int) -> list[str]:
 def table(rows: dict[str, dict[str, Estimate]]) -> str:
     """Markdown."""
     names = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    lines = ["| | " + " | ".join(COLUMNS[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
-    for title, row in rows.items():
-        lines.append(f"| {title} | " + " | ".join(shown(row[name]) if name in row else "" for name in names) + " |")
-    return "\n".join(lines)
+    cells = {title: [shown(row[name]) if name in row else "" for name in names] for title, row in rows.items()}
+    return markdown([COLUMNS[name] for name in names], cells)
 
 
 def shown(estimate: Estimate) -> str:

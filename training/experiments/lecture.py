@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from training import regularizers
 from training.config import TrainConfig
-from training.emblems import sample_emblems, write_folder
 from training.experiments import lecture_report, toy
 from training.experiments.results import kept, read_flags
-from training.experiments.watched import refuse_interrupted
+from training.experiments.watched import QUIET, emblem_folder, refuse_interrupted
 from training.objectives import OBJECTIVES, Objective
 from training.sampling import draw_latents, generate
 from training.train import build_trainer
@@ -61,10 +60,8 @@ DCGAN: dict[str, Any] = {
     "learning_rate": 2e-4,
     "adam_beta1": 0.5,
     "adam_beta2": 0.999,
-    "report_to": "none",
-    "threads": 1,
     "checkpointing_steps": 10**9,  # networks are watched as they train, and nothing is written
-    "sample_every": 10**9,
+    **QUIET,
 }
 CLIPPED = {
     "objective": "wasserstein",
@@ -88,9 +85,7 @@ def gradient_norm(loss: Tensor, network: nn.Module) -> float:
 
 def vanishing_gradients(epochs: int, size: Size, work: Path) -> dict[str, Any]:
     """Train a generator for some epochs and hold it -> its gradient norm under each objective, at `steps` of fresh D's."""
-    folder = work / f"pictures{size.pictures}"
-    if not (folder / "metadata.jsonl").is_file():
-        write_folder(sample_emblems("sharingan", range(size.pictures)), RESOLUTION, folder)
+    folder = emblem_folder(work, size.pictures, RESOLUTION)
     common = DCGAN | {"train_data": str(folder), "output_dir": str(work / "unused")}
     last = epochs * size.pictures // BATCH
     trainer = build_trainer(TrainConfig(**common, max_steps=last + 1))

@@ -25,14 +25,13 @@ from training import evaluate, trainer
 from training.checkpoints import write_json
 from training.experiments.few_shot_report import COLUMNS, combined
 from training.experiments.few_shot_report import table as markdown
-from training.experiments.results import write_section
+from training.experiments.results import ROOT, write_section
 from training.metrics import Estimate
 from training.plots import curves, new_figure, save_figure
 from training.prune import PruneConfig, prune
 
 logger = logging.getLogger("training.tickets")
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "tickets"
 RECIPE = ROOT / "training" / "recipes" / "adapt_default.yaml"
 TRAIN_DATA = ROOT / "training" / "data" / "sharingan15"
