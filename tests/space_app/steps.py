@@ -28,6 +28,15 @@ def open_tab(page: Any, name: str) -> None:
     tab.click()
 
 
+def open_section(page: Any, name: str, field: str) -> Any:
+    """Open a closed section -> a field in it. What is typed within 60 ms of its appearing, Gradio sets back: wait till it rests."""
+    page.get_by_role("button", name=name).click()
+    found = page.get_by_label(field, exact=True)
+    found.wait_for()
+    page.evaluate("() => new Promise(requestIdleCallback)")
+    return found
+
+
 def wait_for_pictures(page: Any, where: str, count: int, size: int) -> list[str]:
     """Wait until a gallery shows `count` loaded pictures of `size` pixels -> their captions."""
     page.wait_for_function(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sharingan_hub import read_recipe
-from tests.space_app.steps import choose, open_tab, save, wait_for_pictures
+from tests.space_app.steps import choose, open_section, open_tab, save, wait_for_pictures
 
 pytestmark = pytest.mark.xdist_group("app")
 
@@ -66,12 +66,12 @@ def test_variations_pins_and_links_stay_with_the_visitor(page, url):
 
 
 def test_visitor_is_told_what_is_wrong_and_goes_on(page):
-    page.get_by_role("button", name="Seed, number, repairs").click()
-    page.get_by_label("Seed", exact=True).fill("-7")
+    seed = open_section(page, "Seed, number, repairs", "Seed")
+    seed.fill("-7")
     page.get_by_role("button", name="Generate", exact=True).click()
     page.get_by_text("Seed must be a whole number from -1 to 4294967295, got -7.").wait_for()
-    page.get_by_label("Seed", exact=True).fill("41")
-    page.get_by_label("Seed", exact=True).press("Enter")
+    seed.fill("41")
+    seed.press("Enter")
     page.get_by_text("seed 42", exact=True).wait_for()
 
 
