@@ -5,8 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from sharingan_hub import SharinganPipeline
+from training import train
 from training.experiments import few_shot, few_shot_report
 from training.metrics import Estimate
 
@@ -75,7 +78,13 @@ def test_the_best_methods_go_on_to_the_other_targets(tmp_path):
 
 def test_every_method_has_its_recipe():
     for name, method in few_shot.METHODS.items():
-        assert (few_shot.RECIPES / f"{method.recipe}.yaml").is_file(), name
+        recipe = few_shot.RECIPES / f"{method.recipe}.yaml"
+        assert recipe.is_file(), name
+        if method.base == "scratch":
+            settings = yaml.safe_load(recipe.read_text()) | method.settings
+            generator, discriminator = train.build_networks(train.TrainConfig(**settings), None)
+            pictures = SharinganPipeline(generator.eval())(seeds=range(2), output_type="pt").images
+            assert pictures.shape == (2, 3, 64, 64) and discriminator(pictures).shape == (2, 1), name
 
 
 def test_a_cell_that_is_there_is_not_run_again_and_a_failure_is_told(tmp_path, monkeypatch):

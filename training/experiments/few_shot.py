@@ -34,8 +34,9 @@ from torch import Tensor
 
 from sharingan_hub import SharinganPipeline, circularize, hub
 from sharingan_hub.features import features_of
-from training import adapt, evaluate, metrics, trainer
+from training import adapt, evaluate, metrics, train, trainer
 from training.checkpoints import list_checkpoints, picture_grid, save_picture, write_json
+from training.config import TrainConfig
 from training.data import load_pictures
 from training.emblems import BENCHMARK, DEVELOPMENT, sample_emblems, write_folder
 from training.evaluate import Reference
@@ -60,8 +61,14 @@ class Method:
     """One row: a recipe on a base model, and settings laid over it."""
 
     recipe: str
-    base: str = "radial"  # stylegan2 or diffusion
+    base: str = "radial"  # stylegan2, diffusion, or scratch: none
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def narrow(family: str, **arguments: Any) -> dict[str, Any]:
+    """Settings of a pair from scratch that gets somewhere in minutes: few channels, learning fast, a short average."""
+    pair = {key: {"class_name": f"{family}{key.title()}", **arguments} for key in ("generator", "discriminator")}
+    return pair | {"learning_rate": 1e-3, "ema_decay": 0.99}
 
 
 METHODS = {
@@ -90,7 +97,10 @@ METHODS = {
     "stylegan2_default": Method("adapt_default", "stylegan2"),
     "stylegan2_symmetry": Method("adapt_symmetry", "stylegan2"),
     "diffusion": Method("diffusion", "diffusion"),
+    "dcgan_scratch": Method("train_dcgan", "scratch", narrow("DCGAN", channels=16, norm_first=False)),
+    "r3gan_scratch": Method("train_r3gan", "scratch", narrow("R3GAN", channels=16, channel_max=64, blocks=1)),
 }
+PIXELS = ("stylegan2", "scratch")  # pictures of these may be out of round, and the repair is part of the product
 QUICK = ["default", "finetune", "ada", "cdc", "stylegan2_patches"]
 
 
@@ -195,7 +205,10 @@ def run_cell(cell: Cell, options: Options) -> None:
         if method.base == "stylegan2":
             settings["base_model"] = options.stylegan2_base
         settings |= {"sample_every": 10**9, "checkpointing_steps": 100, "checkpoints_total_limit": 10**6}
-        adapt.adapt(adapt.AdaptConfig(**settings))
+        if method.base == "scratch":
+            train.train(TrainConfig(**settings))
+        else:
+            adapt.adapt(adapt.AdaptConfig(**settings))
         report = finished(work, settings["max_minutes"])
         reference = reference_of(cell.target, options)
         pipe = SharinganPipeline.from_pretrained(work)
@@ -214,7 +227,7 @@ def run_cell(cell: Cell, options: Options) -> None:
         "metrics": evaluate.as_numbers(evaluate.measure(images, reference)),
         "curve": curve,
     }
-    if method.base == "stylegan2":  # its pictures may be out of round, and the repair is part of the product
+    if method.base in PIXELS:
         round_images = torch.cat([circularize(some).images for some in images.split(64)])
         result["circularized"] = evaluate.as_numbers(evaluate.measure(round_images, reference))
     cell.file.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +256,7 @@ def follow(work: Path, reference: Reference) -> list[dict[str, Any]]:
     curve = []
     for seconds, checkpoint in sorted(chosen):
         average = hub.read_generator(work)
-        if recipe["adapter_rank"] is not None:
+        if recipe.get("adapter_rank") is not None:
             add_low_rank(average, recipe["adapter_rank"], recipe["seed"])
         average.load_state_dict(torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)["average"])
         images = evaluate.draw(SharinganPipeline(merged(average)), range(CURVE_SAMPLES), 1.0)
