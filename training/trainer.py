@@ -120,7 +120,7 @@ class Trainer(Game):
         if config.report_to != "none":
             settings = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
             self.accelerator.init_trackers("sharingan_hub", config=settings)
-        if self.seconds >= 60 * (config.max_minutes or math.inf) or self._given_up():
+        if self.seconds >= 60 * (config.max_minutes or math.inf) or self.given_up():
             self.stopping = True
         begun = now() - self.seconds
         if self.saved < 0:
@@ -347,9 +347,10 @@ class Trainer(Game):
             with torch.no_grad():
                 fakes = generate(self.average, self.checked.select(slice(None), self.device), size)
             self.monitor.check(self.step, fakes[:, :3].float().cpu(), self.config.stop_on_collapse)
-            self.interrupted |= self._given_up()
+            self.interrupted |= self.given_up()
 
-    def _given_up(self) -> bool:
+    def given_up(self) -> bool:
+        """Whether a collapse ended, or would end, this run."""
         return self.config.stop_on_collapse and self.monitor.collapsed is not None
 
     def _export(self) -> None:
@@ -378,7 +379,7 @@ class Trainer(Game):
             if self.saved != self.step:
                 self._save()
             last, best = self.step, self.monitor.best
-            if self._given_up() and best is not None:
+            if self.given_up() and best is not None:
                 self._load(self.output / "checkpoints" / checkpoint_name(best))
                 logger.info("Going back to step %d, which has the lowest KID.", best)
             with self._writing():

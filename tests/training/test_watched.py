@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from training import monitor
 from training.checkpoints import list_checkpoints
 from training.config import TrainConfig
 from training.experiments import watched
@@ -76,3 +77,15 @@ def test_a_smaller_folder_is_part_of_a_larger_one(tmp_path):
     assert all(np.array_equal(one, other) for one, other in zip(*pictures))
     (large / "05.png").unlink()  # cut short
     assert len(list(watched.emblem_folder(tmp_path, 5, 16).glob("*.png"))) == 5
+
+
+def test_a_collapse_may_end_a_run(config, monkeypatch):
+    monkeypatch.setattr(monitor, "COLLAPSED", 1e-4)  # beside noise, an untrained network's pictures are much alike
+
+    def collapsing(trainer) -> dict:
+        for network in (trainer.generator, trainer.average):
+            next(network.parameters()).data.zero_()  # z goes no further
+        return {}
+
+    trainer, looks = watched.watch(config("collapsed", stop_on_collapse=True, max_steps=40), collapsing)
+    assert trainer.given_up() and len(looks) < 20 and trainer.step == trainer.monitor.best

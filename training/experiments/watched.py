@@ -56,8 +56,8 @@ def watch(config: TrainConfig, look: Callable[[Trainer], Look]) -> tuple[Trainer
 
 
 def refuse_interrupted(trainer: Trainer) -> None:
-    """Raise SystemExit for a run that a signal ended before its last step: what it came to is no result."""
-    if trainer.interrupted:
+    """Raise SystemExit for a run that a signal ended before its last step: what it came to is no result. A collapse may end it."""
+    if trainer.interrupted and not trainer.given_up():
         raise SystemExit(f"Stopped at step {trainer.step} of {trainer.config.max_steps}: the same command goes on.")
 
 
