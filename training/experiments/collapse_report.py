@@ -27,6 +27,11 @@ an epoch whose loss is above twice the median of the 50 before. KID and recall a
 
 The published term is constant in the discriminator's weights, for the fake is detached and the real picture is data. It lifts the
 plotted loss and changes no gradient: his first and second run are one run, and so are his third and fourth.
+
+As he saw, the plotted loss leaps and all pictures become one, at epoch 240. The leap is the collapse itself, seen through the term:
+one noisy picture is far from every real one. Unlike his, the run with spectral norm and clipping collapses no later, at epoch 220,
+once its discriminator's loss is 0. With a gradient the term holds the fakes to the pictures: no collapse in 1,000 epochs, but
+diversity sinks to 19 %. Stopping early goes back to epoch 140, and that is the best model of the six.
 """
 
 TITLES = {
