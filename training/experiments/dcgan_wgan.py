@@ -3,7 +3,7 @@
     python -m training.experiments.dcgan_wgan            # about 20 minutes of one core; what is there already is not run again
     python -m training.experiments.dcgan_wgan --quick    # under 3 minutes
 
-The same networks under three objectives, each with five optimisers at a rate that suits it; every run sees as many pictures.
+The same networks under three objectives, each with five optimisers at one rate each; every run sees as many pictures.
 Their pictures were 21,552 faces scaled to 0..1; these are 4,000 sharingan in -1..1, which is what tanh gives.
 """
 
