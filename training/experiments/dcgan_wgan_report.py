@@ -24,8 +24,8 @@ same size.
 
 They saw hardly any difference between the two. Here there is one, to the eye and by KID: with a fifth of the steps the WGAN's discs
 are still blotches where the DCGAN's have rings, pupils and motifs. Adam is best under each objective, RMSprop and AdaGrad are behind
-it, and plain SGD learns under cross entropy alone. With momentum it fails under all three at this rate. Squared errors are as
-good an objective as cross entropy with Adam and RMSprop, and better with AdaGrad.
+it, and plain SGD learns under cross entropy alone. With momentum it fails under all three at this rate. Squared errors beat cross
+entropy with Adam and AdaGrad, and equal it with RMSprop.
 """
 
 TITLES = {"dcgan": "DCGAN", "mse": "DCGAN, squared errors", "wgan": "WGAN"}
