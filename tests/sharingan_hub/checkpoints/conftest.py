@@ -10,6 +10,7 @@ from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
 from sharingan_hub.checkpoints.adapters import make_adapter
 
 BASE_MIX, ADAPTED_MIX = [0.25, 0.25, 0.5, 0.0], [0.0, 0.5, 0.0, 0.5]
+SEEDS = range(6)
 
 
 def network(family: str):

@@ -19,14 +19,13 @@ from tests.sharingan_hub.checkpoints.conftest import (
     ADAPTED,
     BASES,
     OTHERS,
+    SEEDS,
     assert_same_bits,
     bits,
     delta,
     kernel_name,
     network,
 )
-
-SEEDS = range(6)
 
 
 def test_base_and_adapter_are_the_fine_tune(pipe, mine, family):

@@ -20,13 +20,12 @@ from tests.sharingan_hub.checkpoints.conftest import (
     BASE_MIX,
     BASES,
     OTHERS,
+    SEEDS,
     assert_same_bits,
     bits,
     delta,
 )
 from training.adapt import EMBEDDED_SOURCE
-
-SEEDS = range(6)
 
 # Several, with weights
 
