@@ -25,12 +25,15 @@ PLAIN = """body, .gradio-container {{ background: {} !important; }}
 button.primary {{ background: #df1f24 !important; }}
 button[role=tab]::before, button[role=tab]::after {{ display: none !important; }}"""
 GROUND = {"light": "#ffd9d2", "dark": "#4a0a0f"}
+AT_REST = """() => !document.querySelector(".pending") &&
+    !document.getAnimations().some(animation => animation instanceof CSSTransition)"""
 # Minor, and not ours: Gradio's gallery gives a picture its caption as name too; a card's tables are its author's.
 LEFT_OUT = {"image-redundant-alt", "empty-table-header"}
 
 
 def problems(page: Any) -> list[str]:
-    """What axe finds wrong: rule, weight, and the elements."""
+    """What axe finds wrong: rule, weight, and the elements. Looked at when nothing fades: Gradio dims what it is about to renew."""
+    page.wait_for_function(AT_REST)
     found = Axe().run(page, options={"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}})
     return [
         f"{rule['id']} ({rule['impact']}): {node['html'][:200]} {[one['message'] for one in node['any']]}"
