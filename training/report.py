@@ -39,8 +39,14 @@ def run_report(
         "versions": {"sharingan_hub": sharingan_hub.__version__}
         | {name: version(name) for name in ("torch", "diffusers")},
         **origins(config.base_model, config.train_data, pictures),
-        "recipe": asdict(config),
+        "recipe": recipe_of(config),
     }
+
+
+def recipe_of(config: Any) -> dict[str, Any]:
+    """The settings of a run, without those that its base model replaced."""
+    replaced = ("generator", "discriminator") if config.base_model else ()
+    return {key: value for key, value in asdict(config).items() if key not in replaced}
 
 
 def origins(base_model: str | None, train_data: str, pictures: int | None) -> dict[str, Any]:

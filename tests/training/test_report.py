@@ -17,6 +17,7 @@ from training.report import base_report, before, cost, cpu_name, origins, power_
 class Settings:
     train_data: str = "someone/pictures"
     base_model: str | None = None
+    generator: str = "one"
 
 
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, answer: str | Exception) -> None:
@@ -65,11 +66,12 @@ def test_a_report_says_what_the_model_came_from(tmp_path):
     assert found["steps"] == 7 and found["images"] == 112 and found["minutes"] == 1.5 and found["processes"] == 2
     assert found["pictures"] == 15 and found["train_data"] == "someone/pictures" and found["base_model"] is None
     assert found["versions"].keys() == {"sharingan_hub", "torch", "diffusers"}
-    assert found["recipe"] == {"train_data": "someone/pictures", "base_model": None}
+    assert found["recipe"] == {"train_data": "someone/pictures", "base_model": None, "generator": "one"}
     json.dumps(found, allow_nan=False)
     (tmp_path / "eyes").mkdir()
     own = run_report(Settings(str(tmp_path / "eyes"), str(hub.DEFAULT)), range(3), accelerator, 1, 1, 1.0)
     assert own["train_data"] == "eyes" and own["base_model"] == "sharingan_hub/embedded/default"
+    assert "generator" not in own["recipe"]  # the base model's is taken
     assert run_report(Settings("emblems:source"), range(9), accelerator, 1, 1, 1.0)["pictures"] is None
 
 
