@@ -37,6 +37,13 @@ def open_section(page: Any, name: str, field: str) -> Any:
     return found
 
 
+def wait_for_link(page: Any, part: str) -> str:
+    """Open the section with the recipe and wait until its link has a part in it -> the link, which the page renews last of all."""
+    page.get_by_role("button", name="Recipe, link, Python").click()
+    page.wait_for_function("part => document.querySelector('#link textarea')?.value.includes(part)", arg=part)
+    return str(page.locator("#link textarea").input_value())
+
+
 def wait_for_pictures(page: Any, where: str, count: int, size: int) -> list[str]:
     """Wait until a gallery shows `count` loaded pictures of `size` pixels -> their captions."""
     page.wait_for_function(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sharingan_hub import read_recipe
-from tests.space_app.steps import choose, open_section, open_tab, save, wait_for_pictures
+from tests.space_app.steps import choose, open_section, open_tab, save, wait_for_link, wait_for_pictures
 
 pytestmark = pytest.mark.xdist_group("app")
 
@@ -42,7 +42,7 @@ def test_settings_redraw_the_same_seeds_and_a_dropped_file_brings_them_back(page
     page.locator("#restore input[type=file]").set_input_files(png)
     page.locator("#title h2", has_text="seed 77 · order 5 · gold").wait_for()
     page.wait_for_function("document.querySelector('#settings input[type=number]').value == '1.1'")
-    assert page.locator("#settings").get_by_role("radio", name="5", exact=True).is_checked()
+    page.locator("#settings input[type=radio]:checked").and_(page.get_by_role("radio", name="5", exact=True)).wait_for()
 
 
 def test_variations_pins_and_links_stay_with_the_visitor(page, url):
@@ -54,9 +54,8 @@ def test_variations_pins_and_links_stay_with_the_visitor(page, url):
     title = page.locator("#title h2").inner_text()
     page.get_by_role("button", name="Pin", exact=True).click()
     page.locator("#pinned .thumbnail-item img").wait_for()
-    page.get_by_role("button", name="Recipe, link, Python").click()
-    link = page.locator("#link textarea").input_value()
-    assert link.startswith(url) and "variation=" in link
+    link = wait_for_link(page, "variation=")
+    assert link.startswith(url)
     page.goto(link)
     page.locator("#title h2", has_text=title).wait_for()
     page.wait_for_function("document.querySelector('#settings input[type=number]').value == '0.7'")

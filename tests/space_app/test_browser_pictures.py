@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image
 
-from tests.space_app.steps import ADAPTER, choose, open_tab, save, wait_for_pictures
+from tests.space_app.steps import ADAPTER, choose, open_tab, save, wait_for_link, wait_for_pictures
 
 pytestmark = pytest.mark.xdist_group("app")
 
@@ -45,8 +45,7 @@ def test_visitor_finds_a_design_and_stops_a_search(page, served, client):
     page.locator("#title h2", has_text="from a picture").wait_for()
     page.get_by_role("button", name="Pin", exact=True).click()
     page.locator("#pinned .thumbnail-item img").wait_for()
-    page.get_by_role("button", name="Recipe, link, Python").click()
-    assert page.locator("#link textarea").input_value().startswith("Found from a picture, so too long for a link")
+    wait_for_link(page, "Found from a picture, so too long for a link")
     page.reload()
     page.locator("#pinned .thumbnail-item").click()
     page.locator("#title h2", has_text="from a picture").wait_for()
@@ -85,7 +84,7 @@ def test_visitor_loads_a_community_model_and_comes_back(page, hub):
     open_tab(page, "Generate")
     choose(page, 1)
     page.get_by_role("button", name="Recipe, link, Python").click()
-    assert f'"{ADAPTER}@{hub.repos[ADAPTER].head.sha}*0.95"' in page.locator("#recipe").inner_text()
+    page.locator("#recipe", has_text=f'"{ADAPTER}@{hub.repos[ADAPTER].head.sha}*0.95"').wait_for()
     open_tab(page, "About the model")
     page.locator("#card h1").first.wait_for()
     open_tab(page, "Community")

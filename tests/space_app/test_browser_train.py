@@ -46,7 +46,8 @@ def trains(client: Client) -> None:
 
 def test_visitor_trains_keeps_uses_and_leaves(page, scratch, client):
     begin(page)
-    assert page.locator("#train").is_disabled() and not page.locator("#trained").is_visible()
+    page.locator("#train:disabled").wait_for()
+    assert not page.locator("#trained").is_visible()
     page.locator("#stop").click()
     page.locator("#report h2", has_text="steps in").wait_for()
     page.locator("#nearest img").wait_for()
@@ -59,6 +60,7 @@ def test_visitor_trains_keeps_uses_and_leaves(page, scratch, client):
     wait_for_pictures(page, "#gallery", 8, 256)
     choose(page, 2)
     page.get_by_role("button", name="Recipe, link, Python").click()
+    page.locator("#recipe", has_text='"trained-').wait_for()
     model = page.locator("#recipe").inner_text().partition('"trained-')[2].partition('"')[0]
     assert len(model) == 16
     assert len(client.predict(seed=98765, count=1, model=f"trained-{model}", api_name="/generate")) == 1
@@ -74,7 +76,8 @@ def test_cancel_stops_the_work_and_keeps_nothing(page, scratch, client):
     page.locator("#cancel-training").click()
     page.get_by_text("Stopped. Nothing of it is kept.").wait_for()
     wait_until(lambda: not folders(scratch))
-    assert page.locator("#train").is_enabled() and page.locator("#cancel-training").is_disabled()
+    page.locator("#train:enabled").wait_for()
+    page.locator("#cancel-training:disabled").wait_for()
     trains(client)
 
 
