@@ -1,13 +1,15 @@
 """CoGAN's pairs: the ruler on what is known, true pairs against strangers, and the command with tiny numbers."""
 
+import itertools
 import json
+import statistics
 
 import pytest
 import torch
 from PIL import Image
 
 from training.emblems import sample_emblems
-from training.experiments import pairs
+from training.experiments import pairs, pairs_report
 from training.targets import drawn_plainly
 
 
@@ -43,19 +45,39 @@ def test_a_plain_drawing_keeps_what_is_measured():
         assert pairs.attributes(drawn_plainly(emblem)) == pairs.attributes(emblem)
 
 
+def test_what_seeds_find_is_averaged_with_the_error_of_their_scatter():
+    found = [
+        {
+            "pairs": {"correlation": [value, 0.5], "same_order": value},
+            "strangers": {"same_order": 0.25},
+            "kid": {"sharingan": [value, 0.1], "plain": [2.0, 0.1]},
+        }
+        for value in (0.1, 0.3, 0.8)
+    ]
+    error = statistics.stdev([0.1, 0.3, 0.8]) / 3**0.5
+    assert pairs_report.cells(found) == [
+        f"0.40 ± {error:.2f}",
+        "0.50 ± 0.00",
+        "40 % (25 %)",
+        "0.4 ± 0.2",
+        "2.00 ± 0.10",
+    ]
+    assert pairs_report.cells(found[:1]) == ["0.10", "0.50", "10 % (25 %)", "0.10 ± 0.10", "2.00 ± 0.10"]
+
+
 def test_the_command_in_two_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "QUICK", pairs.Size(resolution=16, steps=4, batch_size=4, pairs=20, emblems=40))
+    monkeypatch.setattr(pairs, "QUICK", pairs.Size(16, (0, 3), steps=4, batch_size=4, pairs=20, emblems=40))
     monkeypatch.setattr(pairs, "CHANNELS", 4)
     monkeypatch.setattr(pairs, "SHARED", (0, 2))
     arguments, folder = ["--quick", "--work_dir", str(tmp_path)], tmp_path / "quick"
     pairs.main([*arguments, "--only", "2"])
-    assert not (folder / "gan_family.md").exists() and not (folder / "shared0.json").exists()
+    assert not (folder / "gan_family.md").exists() and not list(folder.glob("shared0*"))
     pairs.main(arguments)
-    for shared in (0, 2):
-        found = json.loads((folder / f"shared{shared}.json").read_text())
-        assert (found["steps"], found["count"], found["shared_layers"]) == (4, 20, shared)
+    for shared, seed in itertools.product((0, 2), (0, 3)):
+        found = json.loads((folder / f"shared{shared}-{seed}.json").read_text())
+        assert (found["steps"], found["count"], found["shared_layers"], found["seed"]) == (4, 20, shared, seed)
         assert len(found["pairs"]["correlation"]) == len(pairs.attributes(sample_emblems("plain", [0])[0])) + 1
-        with Image.open(folder / f"shared{shared}.png") as strip:
+        with Image.open(folder / f"shared{shared}-{seed}.png") as strip:
             assert strip.size == (8 * 16, 2 * 16)
     page = (folder / "gan_family.md").read_text()
     assert "| no shared layer |" in page and "| 2 shared layers |" in page and "| *one design* |" in page

@@ -1,13 +1,13 @@
 """CoGAN: how far the two pictures of a pair correspond, measured with the attributes that the renderer draws from.
 
-    python -m training.experiments.pairs            # about 70 minutes of one core; goes on where it stopped
-    python -m training.experiments.pairs --only 2   # one run, with two shared layers
+    python -m training.experiments.pairs            # about an hour of one core; goes on where it stopped
+    python -m training.experiments.pairs --only 2   # the runs with two shared layers
     python -m training.experiments.pairs --quick    # under 3 minutes
 
-train_cogan.yaml at 32 px, with half its channels and R1, several times: with no shared layer and with more and more of them. The ruler are
-ridge regressions, one for each domain, from the features of the domain network to an emblem's attributes, fitted on true draws.
-It reads the attributes off both pictures of a pair, and off pairs that are one design drawn in both ways. Where ink is, is compared
-pixel by pixel.
+train_cogan.yaml at 32 px, with half its channels and R1, several times: with no shared layer and with more and more of them, with
+three seeds each, for what comes to belong together is settled in the first steps. The ruler are ridge regressions, one for each
+domain, from the features of the domain network to an emblem's attributes, fitted on true draws. It reads the attributes off both
+pictures of a pair, and off pairs that are one design drawn in both ways. Where ink is, is compared pixel by pixel.
 """
 
 from collections.abc import Sequence
@@ -45,13 +45,14 @@ class Size:
     """How much is run and measured."""
 
     resolution: int = 32
-    steps: int = 6000
+    seeds: Sequence[int] = (0, 1, 2)
+    steps: int = 2000
     batch_size: int = 32
     pairs: int = 1000
     emblems: int = 4000  # that a ruler is fitted on; a quarter as many more test it
 
 
-QUICK = Size(steps=200, pairs=100, emblems=400)
+QUICK = Size(seeds=(0,), steps=200, pairs=100, emblems=400)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the ruler
@@ -167,12 +168,13 @@ def pictures_of(emblems: Sequence[Emblem], resolution: int) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------------- the runs
 
 
-def run_one(shared: int, size: Size, file: Path, work: Path, rulers: Sequence[Ruler]) -> dict[str, Any]:
+def run_one(shared: int, seed: int, size: Size, file: Path, work: Path, rulers: Sequence[Ruler]) -> dict[str, Any]:
     """Train with so many shared layers -> how far its pairs correspond; beside `file` some of them are shown."""
     recipe = yaml.safe_load(RECIPE.read_text())
     for network in ("generator", "discriminator"):
         recipe[network] |= {"shared_layers": shared, "channels": CHANNELS}
     run = {
+        "seed": seed,
         "resolution": size.resolution,
         "batch_size": size.batch_size,
         "regularizers": ["r1"],
@@ -180,27 +182,27 @@ def run_one(shared: int, size: Size, file: Path, work: Path, rulers: Sequence[Ru
         "learning_rate": 1e-3,  # the recipe's 2e-4 is for wider networks and more time
         "ema_decay": 0.99,
         "max_steps": size.steps,
-        "checkpointing_steps": size.steps // 4,
-        "output_dir": str(work / f"shared{shared}"),
+        "checkpointing_steps": size.steps // 2,
+        "output_dir": str(work / file.stem),
     }
     trainer, _ = watch(TrainConfig(**recipe | QUIET | run), lambda _: {})
     pairs = samples(trainer, size.pairs)
     save_picture(picture_grid(pairs[:SHOWN], SHOWN), file.with_suffix(".png"))
-    return {"shared_layers": shared, "steps": trainer.step} | agreement(pairs, rulers)
+    return {"shared_layers": shared, "seed": seed, "steps": trainer.step} | agreement(pairs, rulers)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m training.experiments.pairs`."""
     given = read_flags("pairs", __doc__, arguments, [str(shared) for shared in SHARED])
     size = QUICK if given.quick else Size()
-    files = {shared: given.results / f"shared{shared}.json" for shared in SHARED}
-    wanted = [shared for shared, file in files.items() if str(shared) in given.only and not file.is_file()]
+    files = {(shared, seed): given.results / f"shared{shared}-{seed}.json" for shared in SHARED for seed in size.seeds}
+    wanted = [run for run, file in files.items() if str(run[0]) in given.only and not file.is_file()]
     if wanted:
         given.results.mkdir(parents=True, exist_ok=True)
         rulers, known = rulers_of(size)
         kept(given.results / "ruler.json", lambda: known)
-        for shared in wanted:
-            kept(files[shared], partial(run_one, shared, size, files[shared], given.work_dir, rulers))
+        for run in wanted:
+            kept(files[run], partial(run_one, *run, size, files[run], given.work_dir, rulers))
     if all(file.is_file() for file in files.values()):
         pairs_report.write(files, given.docs, CHANNELS)
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ CoGAN (Liu and Tuzel 2016): a generator for sharingan and one for plain emblems 
 their last. No pair is ever shown. Do the two pictures of one latent have the same design? A ridge regression for each domain, on
 features of the [domain network](metrics.md), reads an emblem's attributes off its picture. The table has the correlation of what
 is read off both pictures, over {count} pairs (standard error {error:.2f} or less); that of where both have ink, pixel by pixel; and
-the share of pairs in which `estimate_order` finds one order of symmetry, beside what it is in pairs of strangers. Above that, what
-the ruler can do: the share R² of an attribute's variance that it explains in unseen emblems of each domain; and all figures for true
-pairs, one design drawn in both ways.
+the share of pairs in which `estimate_order` finds one order of symmetry, beside what it is in pairs of strangers. Each is the mean
+of {seeds} seeds; ± is its standard error by their scatter. Above that, what the ruler can do: the share R² of an attribute's variance
+that it explains in unseen emblems of each domain; and all figures for true pairs, one design drawn in both ways.
 
 {table}
 
 ![Pairs of CoGANs with ever more shared layers, and the correlation of attributes within a pair](pictures/pairs.png)
 
 `python -m training.experiments.pairs`: `train_cogan.yaml` at 32 px with {channels} channels and R1, {steps:,} steps of 32 pictures
-of each domain.
+of each domain. The pairs that are shown are the first of the first seed; each dot is a seed.
 """
 
 
@@ -38,42 +39,65 @@ def title(shared: int) -> str:
     return {0: "no shared layer", 1: "1 shared layer"}.get(shared, f"{shared} shared layers")
 
 
-def write(files: Mapping[int, Path], docs: Path, channels: int) -> None:
-    """Draw the figure into docs/pictures and write the section. files: of each number of shared layers, ruler.json beside."""
-    runs = {shared: json.loads(file.read_text()) for shared, file in files.items()}
+def write(files: Mapping[tuple[int, int], Path], docs: Path, channels: int) -> None:
+    """Draw the figure into docs/pictures and write the section. files: of each number of shared layers and seed, ruler.json beside."""
+    runs: dict[int, list[Any]] = {}
+    strips: dict[int, Path] = {}
+    for (shared, _), file in files.items():
+        runs.setdefault(shared, []).append(json.loads(file.read_text()))
+        strips.setdefault(shared, file.with_suffix(".png"))
     ruler = json.loads((next(iter(files.values())).parent / "ruler.json").read_text())
-    draw(runs, ruler, files, docs / "pictures" / "pairs.png")
-    some = next(iter(runs.values()))
-    error = 1 / math.sqrt(some["count"] - 1)
+    draw(runs, ruler, strips, docs / "pictures" / "pairs.png")
+    (some, *others), *_ = runs.values()
     text = SECTION.format(
-        count=f"{some['count']:,}", error=error, table=pairs_table(runs, ruler), channels=channels, steps=some["steps"]
+        count=f"{some['count']:,}",
+        error=1 / math.sqrt(some["count"] - 1),
+        seeds=1 + len(others),
+        table=pairs_table(runs, ruler),
+        channels=channels,
+        steps=some["steps"],
     )
     write_section(docs / "gan_family.md", "pairs", "pairs", text)
 
 
-def pairs_table(runs: Mapping[int, Any], ruler: Mapping[str, Any]) -> str:
+def pairs_table(runs: Mapping[int, Sequence[Any]], ruler: Mapping[str, Any]) -> str:
     """Rows for the rulers' R², for one design drawn in both ways, and for each number of shared layers."""
     rows = {
         f"*R², {domain}*": [*(f"{value:.2f}" for value in values), "", "", "", ""]
         for domain, values in ruler["r2"].items()
     }
-    rows |= {"*one design*": cells(ruler)} | {title(shared): cells(run) for shared, run in runs.items()}
+    rows |= {"*one design*": cells([ruler])} | {title(shared): cells(seeds) for shared, seeds in runs.items()}
     return table([*ruler["attributes"], "same order (strangers)", "KID, sharingan", "KID, plain"], rows)
 
 
-def cells(found: Mapping[str, Any]) -> list[str]:
-    """A row of the table: correlations, agreement of orders, KID of both domains."""
-    same = [f"{100 * found[name]['same_order']:.0f}" for name in ("pairs", "strangers")]
-    values = [f"{value:.2f}" for value in found["pairs"]["correlation"]]
-    return [*values, f"{same[0]} % ({same[1]} %)", *(shown(value) for value in found["kid"].values())]
+def cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row of the table: correlations, agreement of orders, KID of both domains; means over seeds."""
+    values = [mean(column) for column in zip(*(found["pairs"]["correlation"] for found in seeds))]
+    same = [100 * statistics.mean(found[name]["same_order"] for found in seeds) for name in ("pairs", "strangers")]
+    kids = [
+        shown([statistics.mean(column), error_of(column) or errors[0]])
+        for column, errors in (zip(*(found["kid"][domain] for found in seeds)) for domain in seeds[0]["kid"])
+    ]
+    return [*values, f"{same[0]:.0f} % ({same[1]:.0f} %)", *kids]
 
 
-def draw(runs: Mapping[int, Any], ruler: Mapping[str, Any], files: Mapping[int, Path], path: Path) -> None:
-    """Pairs of every run, sharingan above plain, and of every attribute the correlation within a pair."""
+def mean(values: Sequence[float]) -> str:
+    """The mean of some seeds, with its standard error where there are several."""
+    text = f"{statistics.mean(values):.2f}"
+    return f"{text} ± {error_of(values):.2f}" if len(values) > 1 else text
+
+
+def error_of(values: Sequence[float]) -> float:
+    """Standard error of a mean by the scatter; 0 of one value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def draw(runs: Mapping[int, Sequence[Any]], ruler: Mapping[str, Any], strips: Mapping[int, Path], path: Path) -> None:
+    """Pairs of a run of each kind, sharingan above plain, and of every attribute the correlation within a pair."""
     figure = new_figure(13, 2.05 * len(runs))
     left, right = figure.subfigures(1, 2, width_ratios=[1.35, 1])
-    for axes, shared in zip(left.subplots(len(runs), 1), runs):
-        with Image.open(files[shared].with_suffix(".png")) as strip:
+    for axes, (shared, file) in zip(left.subplots(len(strips), 1), strips.items()):
+        with Image.open(file) as strip:
             axes.imshow(strip.convert("RGB"), interpolation="nearest")
         axes.set_title(title(shared), fontsize=10, loc="left", color=INK)
         axes.axis("off")
@@ -83,8 +107,11 @@ def draw(runs: Mapping[int, Any], ruler: Mapping[str, Any], files: Mapping[int, 
     plot.scatter(
         ruler["pairs"]["correlation"], places, marker="|", s=220, color=WARNING, label="one design, drawn both ways"
     )
-    for (shared, run), color in zip(runs.items(), COLORS):
-        plot.scatter(run["pairs"]["correlation"], places, s=42, color=color, label=title(shared), zorder=3)
+    for i, ((shared, seeds), color) in enumerate(zip(runs.items(), COLORS)):
+        lowered = [place + 0.15 * (i - (len(runs) - 1) / 2) for place in places]  # so that none hides another
+        for found in seeds:
+            name = title(shared) if found is seeds[0] else None
+            plot.scatter(found["pairs"]["correlation"], lowered, s=30, color=color, label=name, zorder=3)
     plot.set_yticks(places, names)
     plot.invert_yaxis()
     plot.grid(axis="y", color=PALE, alpha=0.2)
@@ -94,7 +121,7 @@ def draw(runs: Mapping[int, Any], ruler: Mapping[str, Any], files: Mapping[int, 
     save_figure(figure, path)
 
 
-def strangers(runs: Mapping[int, Any]) -> tuple[float, float]:
+def strangers(runs: Mapping[int, Sequence[Any]]) -> tuple[float, float]:
     """The least and the largest correlation that any attribute has in any run's pairs of strangers."""
-    values = [value for run in runs.values() for value in run["strangers"]["correlation"]]
+    values = [value for seeds in runs.values() for found in seeds for value in found["strangers"]["correlation"]]
     return min(values), max(values)
