@@ -51,7 +51,9 @@ def test_the_command_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(ada, "RESOLUTION", 16)
     network = {"channel_base": 64, "channel_max": 8}
     small = {name: ada.SETTINGS[name] | network for name in ("generator", "discriminator")}
-    monkeypatch.setattr(ada, "SETTINGS", ada.SETTINGS | small | {"resolution": 16, "ada_kimg": 0.2, "ada_target": -2.0})
+    monkeypatch.setattr(
+        ada, "SETTINGS", ada.SETTINGS | small | {"resolution": 16, "ada_kimg": 0.05, "ada_target": -2.0}
+    )
     monkeypatch.setattr(trainer, "LOG_EVERY", 2)
     arguments, folder = ["--quick", "--work_dir", str(tmp_path)], tmp_path / "quick"
     ada.main([*arguments, "--only", "15-none"])

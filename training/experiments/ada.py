@@ -50,8 +50,8 @@ SETTINGS: dict[str, Any] = {
     "discriminator": {"class_name": "StyleGAN2Discriminator", **NETWORK},
     "real_rotations": False,  # they would make 8 pictures of one
     "real_flips": False,
-    "ada_kimg": 20,  # from never to always within the first half of the run
-    "ema_decay": 0.99,
+    "ada_kimg": 20,  # from never to always within the run
+    "ema_decay": 0.998,
 }
 
 
@@ -60,14 +60,14 @@ class Size:
     """How much is run and measured."""
 
     counts: Sequence[int] = COUNTS  # of training pictures, one for each of COUNTS
-    steps: int = 3000
-    every: int = 250
+    steps: int = 10_000  # 40,000 pictures
+    every: int = 1000
     judged: int = 500  # pictures that the discriminator is asked about
     samples: int = 1000
     reference: int = 4000
 
 
-QUICK = Size(counts=(15, 30, 60, 120), steps=50, every=25, judged=60, samples=100, reference=300)
+QUICK = Size(counts=(15, 30, 60, 120), steps=200, every=100, judged=60, samples=100, reference=300)
 
 
 def look(trainer: Trainer, unseen: Tensor, count: int, reference: Tensor) -> Look:

@@ -27,7 +27,7 @@ from training.metrics import Estimate, fid, kid, manifold_metrics
 from training.trainer import Trainer
 
 RECIPES = ROOT / "training" / "recipes"
-RESOLUTION, BATCH = 64, 16
+RESOLUTION, BATCH = 64, 4
 PICTURES = 1000
 SHOWN = 10
 
@@ -54,15 +54,15 @@ RUNS = {
 class Size:
     """How much is run and measured."""
 
-    steps: int = 1875  # 30,000 pictures
-    every: int = 375
+    steps: int = 7500  # 30,000 pictures
+    every: int = 1500
     samples: int = 1000  # at each checkpoint
     final: int = 2000
     reference: int = 4000
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
 
 
-QUICK = Size(steps=20, every=10, samples=50, final=100, reference=200, ema_decay=0.5)
+QUICK = Size(steps=80, every=40, samples=50, final=100, reference=200, ema_decay=0.5)
 
 
 def settings_of(run: Run, size: Size) -> dict[str, Any]:
