@@ -282,6 +282,8 @@ class Game(Players):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Logits of pictures, in their order, and the sum of R1 or R2 over those that are penalized (N,)."""
         parts, total = [], torch.zeros((), device=self.device)
+        if not penalized.any():  # most steps: nothing to take apart
+            return self._judge(images, heads), total
         for some, penalize in ((~penalized, False), (penalized, True)):
             if not some.any():
                 continue
