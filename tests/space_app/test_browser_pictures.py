@@ -45,7 +45,7 @@ def test_visitor_finds_a_design_and_stops_a_search(page, served, client):
     page.locator("#title h2", has_text="from a picture").wait_for()
     page.get_by_role("button", name="Pin", exact=True).click()
     page.locator("#pinned .thumbnail-item img").wait_for()
-    wait_for_link(page, "Found from a picture, so too long for a link")
+    assert wait_for_link(page, "Found").startswith("Found from a picture, so too long for a link")
     page.reload()
     page.locator("#pinned .thumbnail-item").click()
     page.locator("#title h2", has_text="from a picture").wait_for()

@@ -46,8 +46,7 @@ def trains(client: Client) -> None:
 
 def test_visitor_trains_keeps_uses_and_leaves(page, scratch, client):
     begin(page)
-    page.locator("#train:disabled").wait_for()
-    assert not page.locator("#trained").is_visible()
+    assert page.locator("#train").is_disabled() and not page.locator("#trained").is_visible()
     page.locator("#stop").click()
     page.locator("#report h2", has_text="steps in").wait_for()
     page.locator("#nearest img").wait_for()

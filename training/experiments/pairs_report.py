@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from sharingan_hub.cards import figure as shown
+from training.experiments.few_shot_report import combined
 from training.experiments.results import table, write_section
 from training.plots import INK, PALE, WARNING, new_figure, save_figure
 
@@ -22,8 +23,9 @@ their last. No pair is ever shown. Do the two pictures of one latent have the sa
 features of the [domain network](metrics.md), reads an emblem's attributes off its picture. The table has the correlation of what
 is read off both pictures, over {count} pairs (standard error {error:.2f} or less); that of where both have ink, pixel by pixel; and
 the share of pairs in which `estimate_order` finds one order of symmetry, beside what it is in pairs of strangers. Each is the mean
-of {seeds} seeds; ± is its standard error by their scatter. Above that, what the ruler can do: the share R² of an attribute's variance
-that it explains in unseen emblems of each domain; and all figures for true pairs, one design drawn in both ways.
+of {seeds} seeds; ± is its standard error by their scatter, that of a KID by its own error where that is larger. Above that, what
+the ruler can do: the share R² of an attribute's variance that it explains in unseen emblems of each domain; and all figures for true
+pairs, one design drawn in both ways.
 
 {table}
 
@@ -76,24 +78,13 @@ def pairs_table(runs: Mapping[int, Sequence[Any]], ruler: Mapping[str, Any]) -> 
 
 def cells(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row of the table: correlations, agreement of orders, KID of both domains; means over seeds."""
-    values = [mean(column) for column in zip(*(found["pairs"]["correlation"] for found in seeds))]
+    correlations = combined(
+        [{str(i): [value, None] for i, value in enumerate(found["pairs"]["correlation"])} for found in seeds]
+    )
+    values = [f"{found.value:z.2f}" + f" ± {found.error:.2f}" * (len(seeds) > 1) for found in correlations.values()]
     same = [100 * statistics.mean(found[name]["same_order"] for found in seeds) for name in ("pairs", "strangers")]
-    kids = [
-        shown([statistics.mean(column), error_of(column) or errors[0]])
-        for column, errors in (zip(*(found["kid"][domain] for found in seeds)) for domain in seeds[0]["kid"])
-    ]
+    kids = [shown([found.value, found.error]) for found in combined([found["kid"] for found in seeds]).values()]
     return [*values, f"{same[0]:.0f} % ({same[1]:.0f} %)", *kids]
-
-
-def mean(values: Sequence[float]) -> str:
-    """The mean of some seeds, with its standard error where there are several."""
-    text = f"{statistics.mean(values):z.2f}"
-    return f"{text} ± {error_of(values):.2f}" if len(values) > 1 else text
-
-
-def error_of(values: Sequence[float]) -> float:
-    """Standard error of a mean by the scatter; 0 of one value."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def draw(runs: Mapping[int, Sequence[Any]], ruler: Mapping[str, Any], strips: Mapping[int, Path], path: Path) -> None:
