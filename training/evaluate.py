@@ -187,7 +187,9 @@ def floors(
 
 
 def draw(pipe: SharinganPipeline, seeds: Sequence[int], truncation_psi: float, size: int = SIDE) -> Tensor:
-    """A model's pictures (N, 3, size, size) in [0, 1]."""
+    """A model's pictures (N, 3, size, size) in [0, 1], drawn on an accelerator where there is one."""
+    if torch.accelerator.is_available():
+        pipe.to(torch.accelerator.current_accelerator())
     drawn: Any = pipe(seeds=list(seeds), truncation_psi=truncation_psi, output_size=size, output_type="pt")
     return drawn.images.cpu()
 
@@ -270,8 +272,6 @@ def evaluate(config: EvaluateConfig) -> Path:
         raise ValueError("train_data must be given: the model's report.json does not say what it was trained on.")
     where = config.reference or usual_reference(train_data)
     pipe = SharinganPipeline.from_pretrained(folder)
-    if torch.accelerator.is_available():
-        pipe.to(torch.accelerator.current_accelerator())
     base = recipe.get("base_model")
     source = SharinganPipeline.from_pretrained(base) if base and Path(base).is_dir() else None
     logger.info("Measuring against %s.", where or "the training pictures alone")

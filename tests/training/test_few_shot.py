@@ -34,7 +34,7 @@ def test_a_mean_has_the_error_of_the_seeds_or_of_the_measurement_whichever_is_la
 
 
 def test_the_page_has_the_best_first_and_keeps_what_others_wrote(tmp_path):
-    results, docs = tmp_path / "cells", tmp_path / "docs"
+    results, docs = tmp_path / "few_shot", tmp_path / "docs"
     for seed in (0, 1):
         put(results / "sharingan", "finetune", seed, 8.0 + seed)
         put(results / "sharingan", "default", seed, 2.0 + seed)
@@ -61,6 +61,17 @@ def test_the_page_has_the_best_first_and_keeps_what_others_wrote(tmp_path):
     Image.new("RGB", (24, 8)).save(results / "sharingan" / few_shot_report.PICTURES)
     few_shot_report.write(results, docs)
     assert Image.open(sheet).height > before  # what the methods were given is the first row
+
+
+def test_a_second_folder_of_cells_has_a_section_and_pictures_of_its_own(tmp_path):
+    put(tmp_path / "few_shot" / "sharingan", "default", 0, 2.0)
+    put(tmp_path / "few_shot_128" / "sharingan", "default", 0, 7.0)
+    for name in ("few_shot", "few_shot_128"):
+        few_shot_report.write(tmp_path / name, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    first, second = text.split("<!-- /few-shot -->")
+    assert "| default (1) | 2.0" in first and "| default (1) | 7.0" in second
+    assert "pictures/few_shot_sharingan_curves.png" in first and "pictures/few_shot_128_sharingan_curves.png" in second
 
 
 def test_the_best_methods_go_on_to_the_other_targets(tmp_path):

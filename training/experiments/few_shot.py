@@ -6,7 +6,9 @@
 
 A cell is one method on one target with one seed. Cells run side by side, each on one core for as many times the minutes as
 there are cores (computing time, so that nothing else on the machine counts), and each writes a JSON file when it is done: what
-is there is not run again, so the table goes on where it stopped, and grows. The 15 pictures of a target are its seeds 0 to 14
+is there is not run again, so the table goes on where it stopped, and grows. On an accelerator, which all cells share, it is
+wall-clock time, so there `--cores 1` is what measures; `--resolution 128 --results docs/results/few_shot_128` makes a table of its
+own. The 15 pictures of a target are its seeds 0 to 14
 (of sharingan: training/data/sharingan15); the reference is 10,000 others that nobody trains on.
 """
 
@@ -178,7 +180,8 @@ def run_cell(cell: Cell, options: Options) -> None:
     import yaml
 
     torch.set_num_threads(1)
-    trainer.now = time.process_time  # minutes of its core: what else the machine does changes no result
+    if not torch.accelerator.is_available():
+        trainer.now = time.process_time  # minutes of its core: what else the machine does changes no result
     method = METHODS[cell.method]
     work = Path(tempfile.mkdtemp(prefix=f"{Path(cell.target).name}-{cell.method}-{cell.seed}-", dir=options.work_dir))
     settings = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text()) | method.settings
@@ -221,6 +224,7 @@ def run_cell(cell: Cell, options: Options) -> None:
         "base": method.base,
         "resolution": options.resolution,
         "core_minutes": options.minutes * options.cores,
+        "hardware": report["hardware"],
         "steps": report["steps"],
         "samples": options.samples,
         "reference": 0 if reference.real is None else options.reference,

@@ -96,26 +96,25 @@ def shown(estimate: Estimate) -> str:
 
 
 def write(results: Path, docs: Path) -> None:
-    """Write figures and tables of all targets into docs/results.md, between two marks, and docs/pictures."""
-    parts = []
+    """Write figures and tables of all targets into docs/results.md, between two marks, and docs/pictures.
+
+    results: what its folder is called is in the names of the section and of the pictures, so several tables have a place.
+    """
+    parts, pictures = [], docs / "pictures"
     for folder in sorted(
         (path for path in results.iterdir() if path.is_dir()), key=lambda path: (path.name != "sharingan", path.name)
     ):
         cells = cells_of(folder)
         if not cells:
             continue
-        pictures = docs / "pictures"
-        sheet(folder, pictures / f"few_shot_{folder.name}.png")
+        name = f"{results.name}_{folder.name}"
+        sheet(folder, pictures / f"{name}.png")
         parts.append(f"### {folder.name}\n\n{table(rows_of(folder))}\n\n")
-        parts[-1] += (
-            f"![One row for each method, the same latents down every column](pictures/few_shot_{folder.name}.png)\n"
-        )
+        parts[-1] += f"![One row for each method, the same latents down every column](pictures/{name}.png)\n"
         if any(cell["curve"] for some in cells.values() for cell in some):
-            over_time(cells, pictures / f"few_shot_{folder.name}_curves.png")
-            parts[-1] += (
-                f"\n![KID, recall and copying over the time of training](pictures/few_shot_{folder.name}_curves.png)\n"
-            )
-    write_section(docs / "results.md", "few_shot", "few-shot", "\n".join(parts).rstrip("\n"))
+            over_time(cells, pictures / f"{name}_curves.png")
+            parts[-1] += f"\n![KID, recall and copying over the time of training](pictures/{name}_curves.png)\n"
+    write_section(docs / "results.md", "few_shot", results.name.replace("_", "-"), "\n".join(parts).rstrip("\n"))
 
 
 def sheet(folder: Path, path: Path) -> None:
@@ -138,7 +137,9 @@ def sheet(folder: Path, path: Path) -> None:
 
 
 def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """KID, recall and copying against core minutes, mean and standard error over seeds."""
+    """KID, recall and copying against minutes, mean and standard error over seeds."""
+    kinds = {cell.get("hardware", {}).get("kind", "cpu") for some in cells.values() for cell in some}
+    label = "core minutes" if kinds == {"cpu"} else "minutes"
     figure = new_figure(12, 4.6)
     plots = figure.subplots(1, 3)
     for axes, name in zip(plots, ("kid", "recall", "copying")):
@@ -151,7 +152,7 @@ def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 minutes = torch.tensor([[float(p[i]["minutes"]) for i in range(-count, 0)] for p in points]).mean(0)
                 error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.zeros(count)
                 lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
-        curves(axes, lines, "core minutes", COLUMNS[name])
+        curves(axes, lines, label, COLUMNS[name])
     plots[0].set_yscale("log")
     handles, labels = plots[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
