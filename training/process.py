@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 
 
 def quicken_cpu() -> None:
@@ -27,11 +28,13 @@ def quicken_cpu() -> None:
 
 def open_accelerator(config: Any) -> Accelerator:
     """Accelerate as a run's settings ask for it, and the settings of the process that go with it."""
+    # Said also where there is nothing else, or several CPU processes would not find one another.
+    cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find one another
+        cpu=cpu,
         mixed_precision=precision,
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=str(Path(config.output_dir) / "logs"),

@@ -1,10 +1,12 @@
 """Small base models of both families, and runs of adaptation on them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
@@ -42,6 +44,35 @@ EVERYTHING = CDC | {
     "statistics_steps": 1,
     "style_mixing": 0.5,
 }
+
+
+BACKENDS = {backend: backend.is_available for backend in (torch.cuda, torch.accelerator)}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """What these tests compare with is worked out on the CPU, some of it to the bit, so they train there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for backend in BACKENDS:
+            patch.setattr(backend, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that they start
+        yield
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate allows one device and one precision for each process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def on_the_gpu(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests marked gpu, which train there."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for backend, is_available in BACKENDS.items():
+        monkeypatch.setattr(backend, "is_available", is_available)
 
 
 def networks(family: str, resolution: int = 16) -> tuple:

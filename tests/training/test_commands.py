@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from sharingan_hub import SharinganPipeline
 from tests.training.runs import (
@@ -158,32 +157,24 @@ def test_commands_start_as_files_and_as_modules():
         assert "--checkpoints_total_limit" in text
 
 
-@pytest.fixture
-def fresh_accelerate():
-    """Accelerate allows one precision for each process."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
-
-
-def check_bf16(folder):
+def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path, fresh_accelerate):
     seen = set()
-    ours = make(folder, mixed_precision="bf16", max_steps=4)
+    ours = make(tmp_path, mixed_precision="bf16", max_steps=4)
     ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     ours.train()
     assert seen == {torch.bfloat16}
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
 
 
-def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path, fresh_accelerate, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    check_bf16(tmp_path)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_bf16_on_a_gpu(tmp_path, fresh_accelerate):
-    check_bf16(tmp_path)
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_auto_is_no_on_a_cpu_also_beside_a_gpu(tmp_path, fresh_accelerate, monkeypatch, asked_for):
+    if asked_for:  # accelerate launch --cpu
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        for backend in (torch.cuda, torch.accelerator):
+            monkeypatch.setattr(backend, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    ours = make(tmp_path)
+    assert ours.device.type == "cpu" and ours.accelerator.mixed_precision == "no"
 
 
 def test_a_missing_tracker_is_named(tmp_path, monkeypatch):

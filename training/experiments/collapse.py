@@ -124,7 +124,7 @@ def run_one(name: str, size: Size, file: Path, work: Path, pictures: str, refere
 def digest(trainer: Trainer) -> str:
     """Of all weights of both networks: one bit of difference gives another."""
     parts = [
-        t.detach().contiguous().numpy().tobytes()
+        t.detach().cpu().contiguous().numpy().tobytes()
         for n in (trainer.generator, trainer.discriminator)
         for t in n.parameters()
     ]

@@ -111,7 +111,7 @@ def watch_held(
 ) -> dict[str, list[float]]:
     """Train a fresh discriminator against a generator that is held at `state` -> the gradient norms that it would have."""
     trainer = build_trainer(config, lambda generator, _: generator.load_state_dict(state))
-    latents = draw_latents(trainer.generator, PROBES, config.seed, -1)
+    latents = draw_latents(trainer.generator, PROBES, config.seed, -1).select(slice(None), trainer.device)
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in trainer.steps():
         if trainer.step in steps:

@@ -1,0 +1,65 @@
+"""Training on a GPU: the same as on the CPU as far as rounding allows, and every recipe gets through it."""
+
+import numpy as np
+import pytest
+import torch
+
+from sharingan_hub import SharinganPipeline
+from tests.training.runs import RECIPES, STYLEGAN2, make, weights, write_pictures
+from training import adapt, diffusion, train
+
+EVERYTHING = {"objective": "hinge", "regularizers": ["r1", "r2", "path_length"], "augment": "diffaugment"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"generator": STYLEGAN2, **EVERYTHING}], ids=["radial", "stylegan2"])
+def test_the_first_steps_are_those_of_the_cpu(tmp_path, changes, request):
+    changes = {"max_steps": 3, "mixed_precision": "no", **changes}
+    expected = list(make(tmp_path / "cpu", **changes).steps())
+    request.getfixturevalue("on_the_gpu")
+    ours = make(tmp_path / "gpu", **changes)
+    assert ours.device.type == "cuda"
+    for theirs, found in zip(expected, ours.steps(), strict=True):
+        assert found == pytest.approx(theirs, rel=0.02, abs=0.01)
+
+
+@pytest.mark.gpu
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, on_the_gpu):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    make(whole, mixed_precision="no").train()
+    make(halves, mixed_precision="no", max_steps=3).train()
+    make(halves, mixed_precision="no", resume_from="latest").train()
+    for name, value in weights(whole).items():  # the kernels of a GPU add up in an order of their own
+        torch.testing.assert_close(weights(halves)[name], value, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_auto_is_bf16_which_keeps_weights_in_float32(tmp_path, on_the_gpu):
+    seen = set()
+    ours = make(tmp_path, max_steps=4)
+    ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    ours.train()
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_runs_small(tmp_path, on_the_gpu, recipe):
+    pictures = write_pictures(tmp_path / "pictures", side=40)
+    flags = ["--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--resolution", "32", "--max_steps", "2"]
+    flags += ["--train_data", str(pictures), "--report_to", "none"]
+    adapting = recipe.stem.startswith("adapt")
+    if adapting or "_adversarial" in recipe.stem:
+        flags += ["--base_model", str(adapt.EMBEDDED_SOURCE)]
+    (adapt if adapting else train).main(flags)
+    assert np.isfinite(SharinganPipeline.from_pretrained(tmp_path / "run")(seeds=[1], output_type="np").images).all()
+
+
+@pytest.mark.gpu
+def test_a_diffusion_model_trains_and_draws(tmp_path, on_the_gpu):
+    pictures = write_pictures(tmp_path / "pictures", side=32)
+    settings = {"train_data": str(pictures), "output_dir": str(tmp_path / "run"), "resolution": 16, "batch_size": 4}
+    diffusion.train(diffusion.DiffusionConfig(**settings, max_steps=3, report_to="none"))
+    images = diffusion.sample(tmp_path / "run", 4, 0, steps=3)
+    assert images.shape == (4, 3, 16, 16) and images.isfinite().all()
