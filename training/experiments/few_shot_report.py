@@ -154,6 +154,8 @@ def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
         curves(axes, lines, label, COLUMNS[name])
     plots[0].set_yscale("log")
+    plots[0].yaxis.set_major_formatter("{x:g}")
+    plots[0].yaxis.set_minor_formatter("{x:g}")
     handles, labels = plots[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     save_figure(figure, path)
