@@ -251,4 +251,4 @@ def figure(estimate: list[float | None] | None) -> str:
     if not error:
         return f"{value:.3g}"
     digits = next(d for d in range(5) if d == 4 or error >= 2 * 10.0**-d)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return f"{value:z.{digits}f} ± {error:.{digits}f}"

@@ -127,13 +127,20 @@ def test_the_checkpoints_are_whole_and_small():
     for folder in (DEFAULT, EMBEDDED_SOURCE):
         card = (folder / "README.md").read_text()
         assert "library_name: diffusers" in card and "not affiliated" in card
-        package = Path(sharingan_hub.__file__).parent
-        for shipped in (folder / "pipeline.py", folder / "generator_model" / "modeling_radial.py"):
-            source = package / ("pipeline_sharingan.py" if shipped.name == "pipeline.py" else shipped.name)
-            assert shipped.read_text() == source.read_text(), f"{shipped} is out of date: save the checkpoint again"
     settings = hub.read_json(EMBEDDED_SOURCE / "discriminator" / "config.json")
     judge = StyleGAN2Discriminator(**{k: v for k, v in settings.items() if not k.startswith("_")})
     hub.read_weights(EMBEDDED_SOURCE / "discriminator" / hub.WEIGHTS, judge.state_dict())
+
+
+def test_the_code_inside_checkpoints_is_the_packages():
+    """Diffusers alone opens a folder with it."""
+    package = Path(sharingan_hub.__file__).parent
+    roots = (package / "embedded", package.parent / "model_cards")
+    shipped = [path for root in roots for path in sorted(root.rglob("*.py"))]
+    assert len(shipped) >= 8
+    for path in shipped:
+        source = package / ("pipeline_sharingan.py" if path.name == "pipeline.py" else path.name)
+        assert path.read_text() == source.read_text(), f"{path} is out of date: save the checkpoint again"
 
 
 def test_the_samples_are_what_the_seeds_give(pipe):
