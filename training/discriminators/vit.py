@@ -47,19 +47,24 @@ class PatchEmbedding(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Tokens (N,T,width) to logits (N,1): normalised, averaged, weighed."""
+    """Tokens (N,T,width) to logits (N,1): averaged and weighed.
+
+    Not normalised, as a classifier's are: twice as large a picture would be the same to the judge, and nothing would bring a
+    generator back that has gone beyond [-1,1].
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.out(self.norm(tokens).mean(dim=1))
+        return self.out(tokens.mean(dim=1))
 
 
 class ViTDiscriminator(Discriminator):
     """Patches as tokens, through torch's own transformer layers (normalised before each part), to the logit of their mean.
+
+    Its logits change little with each single pixel, so R1 needs a gamma of about 100 to hold it (a convolutional one: about 1).
 
     Args:
         resolution: side of the pictures, a multiple of patch_size.
