@@ -64,7 +64,8 @@ class TokenHead(nn.Module):
 class ViTDiscriminator(Discriminator):
     """Patches as tokens, through torch's own transformer layers (normalised before each part), to the logit of their mean.
 
-    Its logits change little with each single pixel, so R1 needs a gamma of about 100 to hold it (a convolutional one: about 1).
+    Its logits change little with each single pixel, so R1 needs a gamma of about 100 to hold it, 10 for the hybrid, where 1 will
+    do for convolutions alone.
 
     Args:
         resolution: side of the pictures, a multiple of patch_size.
