@@ -34,6 +34,17 @@ latents in every row. FID and KID are of 2,000 samples against 4,000 unseen draw
 
 ![The same seeds under six runs, their KID over training, and FID against speed](pictures/discriminators.png)
 
+All of them teach the generator white ground, red disc and black ring, but the plain transformer no roundness: without convolutions
+before it, it judges patches well and shapes badly. And nobody gets far beyond one emblem in 30,000 pictures; recall is 0 in every
+row. From one checkpoint to the next KID moves by one or two, so the order of rows that are nearer to one another says nothing, and
+attention does no more than change it. p stays low: a thousand pictures are enough not to be learnt by heart here. Augmentation by any
+turn and colour has the most typical pictures, and the least different ones.
+
+A transformer needs two things before it can judge at all. Its last layer norm has to go: with it, a picture twice as large is the same
+to it, and nothing brings a generator back that has gone beyond the range of colours. And R1 has to be ten (hybrid) to a hundred times
+as strong as for convolutions, for its logits hang on single pixels so little that an R1 of 1 does not hold it: it is then sure of
+everything within a hundred steps, and the generator runs off to flat colours.
+
 `python -m training.experiments.discriminators`
 """
 
@@ -83,6 +94,8 @@ def draw(runs: Mapping[str, Any], files: Mapping[str, Path], path: Path) -> None
         value, error = run["metrics"]["fid"]
         speeds.errorbar(speed(run), value, yerr=error, fmt="o", color=color, label=TITLES[name])
     curves.set_yscale("log")
+    curves.yaxis.set_major_formatter("{x:g}")
+    curves.yaxis.set_minor_formatter("{x:g}")
     curves.set_xlabel("thousand pictures shown")
     curves.set_ylabel("KID")
     speeds.set_xlabel("images per second of one core")
