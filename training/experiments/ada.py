@@ -1,6 +1,6 @@
 """Adaptive discriminator augmentation: over-fitting, p and KID over training, for 15 to 10,000 pictures, with ADA and without.
 
-    python -m training.experiments.ada                         # about 80 minutes of one core; goes on where it stopped
+    python -m training.experiments.ada                         # about 90 minutes of one core; goes on where it stopped
     python -m training.experiments.ada --only 15-none 15-ada   # two runs
     python -m training.experiments.ada --quick                 # under 3 minutes
 
@@ -60,7 +60,7 @@ class Size:
     """How much is run and measured."""
 
     counts: Sequence[int] = COUNTS  # of training pictures, one for each of COUNTS
-    steps: int = 10_000  # 40,000 pictures
+    steps: int = 8000  # 32,000 pictures
     every: int = 1000
     judged: int = 500  # pictures that the discriminator is asked about
     samples: int = 1000
