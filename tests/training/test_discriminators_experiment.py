@@ -16,7 +16,7 @@ def test_runs_differ_in_what_their_names_say():
         name: {key for key in base.keys() | own.keys() if own.get(key) != base.get(key)}
         for name, own in settings.items()
     }
-    transformer = {"discriminator", "output_dir", "discriminator_learning_rate"}
+    transformer = {"discriminator", "output_dir", "discriminator_learning_rate", "r1_gamma"}
     attention = {"generator", "output_dir"}
     assert differences == {
         "residual": set(),
