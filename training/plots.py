@@ -70,6 +70,13 @@ def nearest_picture(likest: Tensor, owners: Tensor, path: Path) -> None:
     save_figure(figure, path)
 
 
+def few_decades(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers, for values that differ by a factor of ten or so."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
 def curves(
     axes: Any, lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]], x: str, y: str
 ) -> None:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from training import train
+from sharingan_hub import SharinganPipeline
+from training import adapt, train
 from training.checkpoints import list_checkpoints
 from training.config import TrainConfig
 from training.trainer import Trainer
@@ -103,6 +104,28 @@ def assert_close(first, second):
         torch.testing.assert_close(
             value, second[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def assert_trains_in_bf16(ours):
+    """Computes in bf16, and keeps weights in float32."""
+    seen = set()
+    ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    ours.train()
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
+
+
+def run_small(recipe, folder, pictures, base):
+    """Two steps of a recipe at 32 px, on `base` where it goes on from a model -> the pipeline of the result."""
+    flags = ["--config", str(recipe), "--output_dir", str(folder), "--train_data", str(pictures)]
+    flags += ["--resolution", "32", "--max_steps", "2", "--report_to", "none"]
+    adapting = recipe.stem.startswith("adapt")
+    if adapting or "_adversarial" in recipe.stem:
+        flags += ["--base_model", str(base)]
+    (adapt if adapting else train).main(flags)
+    pipe = SharinganPipeline.from_pretrained(folder)
+    assert np.isfinite(pipe(seeds=[1], output_type="np").images).all()
+    return pipe
 
 
 def write_pictures(folder, count=10, side=16):

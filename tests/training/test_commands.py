@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from sharingan_hub import SharinganPipeline
 from tests.training.runs import (
     BASE,
     RADIAL,
     RECIPES,
     ROOT,
     STYLEGAN2,
+    assert_trains_in_bf16,
     environment,
     make,
+    run_small,
     weights,
     write_pictures,
     write_recipe,
@@ -158,12 +159,7 @@ def test_commands_start_as_files_and_as_modules():
 
 
 def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path, fresh_accelerate):
-    seen = set()
-    ours = make(tmp_path, mixed_precision="bf16", max_steps=4)
-    ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    ours.train()
-    assert seen == {torch.bfloat16}
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
+    assert_trains_in_bf16(make(tmp_path, mixed_precision="bf16", max_steps=4))
 
 
 @pytest.mark.parametrize("asked_for", [False, True])
@@ -185,16 +181,8 @@ def test_a_missing_tracker_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_recipe_runs_small(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", side=40)
-    small = ["--resolution", "32", "--train_data", str(pictures), "--max_steps", "2", "--report_to", "none"]
-    base = tmp_path / "train_radial"
+    pictures, base = write_pictures(tmp_path / "pictures", side=40), tmp_path / "train_radial"
     for recipe in sorted(RECIPES, key=lambda path: path.stem.startswith("adapt") or "_adversarial" in path.stem):
-        flags = ["--config", str(recipe), "--output_dir", str(tmp_path / recipe.stem), *small]
-        if recipe.stem.startswith("adapt"):
-            adapt.main([*flags, "--base_model", str(base)])
-        else:
-            train.main(flags + (["--base_model", str(base)] if "_adversarial" in recipe.stem else []))
-        pipe = SharinganPipeline.from_pretrained(tmp_path / recipe.stem)
-        assert np.isfinite(pipe(seeds=[1], output_type="np").images).all()
+        pipe = run_small(recipe, tmp_path / recipe.stem, pictures, base)
         card = (tmp_path / recipe.stem / "README.md").read_text()
         assert type(pipe.generator_model).__name__ in card and "max_steps: 2" in card and "{{" not in card

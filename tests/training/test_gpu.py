@@ -1,12 +1,10 @@
 """Training on a GPU: the same as on the CPU as far as rounding allows, and every recipe gets through it."""
 
-import numpy as np
 import pytest
 import torch
 
-from sharingan_hub import SharinganPipeline
-from tests.training.runs import RECIPES, STYLEGAN2, make, weights, write_pictures
-from training import adapt, diffusion, train
+from tests.training.runs import RECIPES, STYLEGAN2, assert_trains_in_bf16, make, run_small, weights, write_pictures
+from training import adapt, diffusion
 
 # Not path_length: its noise is drawn on the device, and a GPU draws another.
 EVERYTHING = {"objective": "hinge", "regularizers": ["r1", "r2"], "augment": "diffaugment"}
@@ -36,25 +34,14 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, on_the_gpu):
 
 @pytest.mark.gpu
 def test_auto_is_bf16_which_keeps_weights_in_float32(tmp_path, on_the_gpu):
-    seen = set()
-    ours = make(tmp_path, max_steps=4)
-    ours.discriminator.b8.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    ours.train()
-    assert seen == {torch.bfloat16}
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ours.generator.parameters())
+    assert_trains_in_bf16(make(tmp_path, max_steps=4))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_small(tmp_path, on_the_gpu, recipe):
     pictures = write_pictures(tmp_path / "pictures", side=40)
-    flags = ["--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--resolution", "32", "--max_steps", "2"]
-    flags += ["--train_data", str(pictures), "--report_to", "none"]
-    adapting = recipe.stem.startswith("adapt")
-    if adapting or "_adversarial" in recipe.stem:
-        flags += ["--base_model", str(adapt.EMBEDDED_SOURCE)]
-    (adapt if adapting else train).main(flags)
-    assert np.isfinite(SharinganPipeline.from_pretrained(tmp_path / "run")(seeds=[1], output_type="np").images).all()
+    run_small(recipe, tmp_path / "run", pictures, adapt.EMBEDDED_SOURCE)
 
 
 @pytest.mark.gpu

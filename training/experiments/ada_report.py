@@ -7,7 +7,7 @@ from typing import Any
 
 from sharingan_hub.cards import figure as shown
 from training.experiments.results import table, write_section
-from training.plots import INK, PALE, WARNING, new_figure, save_figure
+from training.plots import INK, PALE, WARNING, few_decades, new_figure, save_figure
 
 KINDS = {"none": "without ADA", "ada": "with ADA"}
 COLORS = {"none": PALE, "ada": "#084594"}
@@ -106,9 +106,7 @@ def draw(runs: Mapping[int, Mapping[str, Any]], path: Path) -> None:
         signs.plot(steps, pair["ada"]["logged"]["p"], color=WARNING, linewidth=1.5, label="p")
         signs.axhline(TARGET, color=INK, linewidth=0.8, linestyle=":")
         signs.set_ylim(-0.25, 1.05)
-        quality.set_yscale("log")
-        quality.yaxis.set_major_formatter("{x:g}")
-        quality.yaxis.set_minor_formatter("{x:g}")
+        few_decades(quality)
         quality.set_xlabel("thousand pictures shown")
     names = ("D without ADA", "D with ADA", "r_t and p", "KID")
     for row, name in zip(rows, names):

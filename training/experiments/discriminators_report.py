@@ -10,7 +10,7 @@ from PIL import Image
 
 from sharingan_hub.cards import figure as shown
 from training.experiments.results import table, write_section
-from training.plots import INK, PALE, new_figure, save_figure
+from training.plots import INK, PALE, few_decades, new_figure, save_figure
 
 TITLES = {
     "residual": "residual",
@@ -93,9 +93,7 @@ def draw(runs: Mapping[str, Any], files: Mapping[str, Path], path: Path) -> None
         curves.errorbar(thousands, values, yerr=errors, color=color, marker="o", markersize=3, linewidth=1.2)
         value, error = run["metrics"]["fid"]
         speeds.errorbar(speed(run), value, yerr=error, fmt="o", color=color, label=TITLES[name])
-    curves.set_yscale("log")
-    curves.yaxis.set_major_formatter("{x:g}")
-    curves.yaxis.set_minor_formatter("{x:g}")
+    few_decades(curves)
     curves.set_xlabel("thousand pictures shown")
     curves.set_ylabel("KID")
     speeds.set_xlabel("images per second of one core")

@@ -13,7 +13,7 @@ from training.evaluate import as_numbers
 from training.experiments.results import table as markdown
 from training.experiments.results import write_section
 from training.metrics import Estimate
-from training.plots import INK, curves, new_figure, save_figure
+from training.plots import INK, curves, few_decades, new_figure, save_figure
 
 COLUMNS = {
     "kid": "KID",
@@ -153,9 +153,7 @@ def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.zeros(count)
                 lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
         curves(axes, lines, label, COLUMNS[name])
-    plots[0].set_yscale("log")
-    plots[0].yaxis.set_major_formatter("{x:g}")
-    plots[0].yaxis.set_minor_formatter("{x:g}")
+    few_decades(plots[0])
     handles, labels = plots[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     save_figure(figure, path)
