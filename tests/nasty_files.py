@@ -29,7 +29,7 @@ def wheel(mode: str = "RGB", size: tuple[int, int] = (SIDE, SIDE)) -> Image.Imag
     return image if mode == "RGB" else image.convert(mode)
 
 
-def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **settings)
     return file.getvalue()
