@@ -151,7 +151,7 @@ def compare(fake: Tensor, reference: Reference) -> dict[str, Estimate]:
         found["kid"] = metrics.kid(real, fake, reference.real_kernel)
         found |= metrics.manifold_metrics(real[: len(fake)], fake[: len(real)])
         found["copying"] = metrics.copying(real, fake, training)
-        found["data_copying"] = metrics.data_copying(real, fake, training)
+        found["data_copying"] = metrics.data_copying(real, fake, training, len(reference.training_pictures))
         usual = torch.cdist(real, training).amin(dim=1).median()
     else:
         count = len(reference.training_pictures)

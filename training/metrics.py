@@ -127,17 +127,22 @@ def copying(real: Tensor, fake: Tensor, training: Tensor, percentile: float = 0.
     return mean(torch.cdist(fake, training).amin(dim=1) < closest)
 
 
-def data_copying(real: Tensor, fake: Tensor, training: Tensor, least: int = 10) -> Estimate:
+def data_copying(real: Tensor, fake: Tensor, training: Tensor, cells: int | None = None, least: int = 10) -> Estimate:
     """The data-copying statistic C_T (Meehan et al. 2020, section 3), a z-score: far below 0 is copying, above 0 is straying.
 
     In the cell of each training picture a Mann-Whitney test asks whether fakes lie nearer to it than real ones do; cells
     count by their share of real ones. Cells with fewer than `least` of either are left out. NaN where none is left.
+
+    Args:
+        cells: how many training pictures there are, where `training` has each several times (turned, say): row i is of
+            picture i % cells. Default: each row is a picture of its own.
     """
-    real_distance, real_cell = torch.cdist(real, training).min(dim=1)
-    fake_distance, fake_cell = torch.cdist(fake, training).min(dim=1)
+    cells = cells or len(training)
+    real_distance, real_row = torch.cdist(real, training).min(dim=1)
+    fake_distance, fake_row = torch.cdist(fake, training).min(dim=1)
     total = weights = squares = 0.0
-    for cell in range(len(training)):
-        p, q = real_distance[real_cell == cell], fake_distance[fake_cell == cell]
+    for cell in range(cells):
+        p, q = real_distance[real_row % cells == cell], fake_distance[fake_row % cells == cell]
         if min(len(p), len(q)) >= least:
             total += len(p) * mann_whitney_z(q, p)
             weights += len(p)

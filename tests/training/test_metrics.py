@@ -121,6 +121,21 @@ def test_data_copying_is_a_z_score_below_zero_for_copies_and_above_for_strangers
     assert math.isnan(metrics.data_copying(real, training, training).value)  # too few in each cell
 
 
+def test_turned_copies_of_a_training_picture_share_its_cell():
+    """Two pictures, each twice; against scipy's Mann-Whitney test in the cells of the two, weighted by their real ones."""
+    training, real, fake = normal(4, seed=9), normal(2000), normal(500, seed=1, scale=1.2)
+    where = {name: torch.cdist(some, training).min(dim=1) for name, some in (("real", real), ("fake", fake))}
+    total = 0.0
+    for picture in (0, 1):
+        p, q = (some.values[(some.indices == picture) | (some.indices == picture + 2)] for some in where.values())
+        u = stats.mannwhitneyu(q, p).statistic
+        total += (
+            len(p) / len(real) * (u - len(p) * len(q) / 2) / math.sqrt(len(p) * len(q) * (len(p) + len(q) + 1) / 12)
+        )
+    assert metrics.data_copying(real, fake, training, 2).value == pytest.approx(total, rel=1e-6)
+    assert metrics.data_copying(real, fake, training).value != pytest.approx(total, rel=1e-2)
+
+
 def test_pictures_out_of_round_are_measured_in_percent():
     emblems = [e for e in sample_emblems("sharingan", range(60)) if e.order in (3, 4)][:16]
     images = render(emblems, 128)
