@@ -74,8 +74,8 @@ class TrainConfig:
         correspondence_weight: weight of keeping what is alike alike, as in the base model (CDC; 1000 is usual).
         ewc_weight: weight of keeping each of the base model's weights, by its Fisher information (EWC).
         fisher_freeze: filters whose Fisher information is above this quantile are frozen (RICK); with 1, none.
-        fisher_zero: filters below this quantile are made zero before the first step, and stay so; with 0, none.
-        fisher_interval: steps from one choice of the frozen filters to the next; there is only one where not given.
+        fisher_zero: filters below this quantile are made zero at each choice, and stay so; with 0, none.
+        fisher_interval: steps from one choice of filters to the next; there is only one, before the first step, where not given.
         fisher_samples: fakes from which Fisher information is estimated.
         symmetry_weight: weight of the share of a fake's energy that rotational symmetry forbids: of its own order where the
             generator is asked for one, else of the order from 2 to 8 that it is nearest to.
@@ -251,5 +251,7 @@ class TrainConfig:
         for name, off in (("correspondence_weight", 0), ("ewc_weight", 0), ("fisher_freeze", 1), ("fisher_zero", 0)):
             if getattr(self, name) != off and self.base_model is None:
                 raise ValueError(f"{name} must be {off} without a base_model, of which it would keep something.")
-        if self.fisher_interval and self.fisher_freeze == 1:
-            raise ValueError("fisher_interval needs fisher_freeze: with it at 1 there is nothing to choose again.")
+        if self.fisher_interval and self.fisher_freeze == 1 and self.fisher_zero == 0:
+            raise ValueError(
+                "fisher_interval needs fisher_freeze below 1 or fisher_zero: there is nothing to choose again."
+            )

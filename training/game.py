@@ -78,14 +78,14 @@ class Game(Players):
         if self.consolidation is not None:
             self.consolidation.information = self._information(self.g_weights, self._probe_generator)
         if self.filters:
-            self._choose_filters(self.config.fisher_zero)
+            self._choose_filters()
             self.average.load_state_dict(self.generator.state_dict())  # what is removed is gone from there too
 
-    def _choose_filters(self, zero: float = 0.0) -> None:
+    def _choose_filters(self) -> None:
         probes = (self._probe_generator, self._probe_discriminator)
         known = [self._information(filters.weights, probe) for filters, probe in zip(self.filters, probes)]
         for filters, values, optimizer in zip(self.filters, known, (self.g_optimizer, self.d_optimizer)):
-            filters.choose(values, self.config.fisher_freeze, zero)
+            filters.choose(values, self.config.fisher_freeze, self.config.fisher_zero)
             filters.clear(optimizer)
 
     def _information(self, weights: list[nn.Parameter], probe: Callable[[Latents, slice], Tensor]) -> list[Tensor]:

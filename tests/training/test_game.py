@@ -151,6 +151,38 @@ def test_a_step_is_that_of_its_objective(tmp_path, name):
     assert_same(ours.generator, generator)
 
 
+class Faded:
+    """An augmentation that cannot be taken for another."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __getitem__(self, part):
+        return self
+
+    def __call__(self, images):
+        return images * self.factor
+
+
+@pytest.mark.parametrize("name", ["non_saturating", "relativistic"])
+def test_no_network_is_judged_on_a_picture_that_is_not_augmented(tmp_path, monkeypatch, name):
+    """Real or drawn, in D's part of a step and in G's; relativistic G sees real ones too."""
+    ours = make(tmp_path, objective=name, optimizer="sgd", augment="diffaugment", augmentations=["color"])
+    generator, judge = copies(ours)
+    reals, fakes = ours._reals(0) * 0.5, generate(generator, draw_latents(generator, 8, 0, 0), 8) * 0.25
+    changes = iter([Faded(0.5), Faded(0.25)])  # of reals, of fakes
+    monkeypatch.setattr("training.game.augment.draw", lambda *_: next(changes))
+    (values,) = take(ours)
+    loss = OBJECTIVES[name].discriminator(judge(reals), judge(fakes.detach())).mean()
+    assert values["loss_d"] == pytest.approx(loss.item(), rel=1e-5)
+    descend(judge, loss, 0.01)
+    loss = OBJECTIVES[name].generator(judge(fakes), judge(reals)).mean()
+    assert values["loss_g"] == pytest.approx(loss.item(), rel=1e-5)
+    descend(generator, loss, 0.01)
+    assert_same(ours.discriminator, judge)
+    assert_same(ours.generator, generator)
+
+
 PENALTIES = {  # R1 and R2 look at every second picture
     "r1": lambda judge, reals, fakes, between: 0.7 / 2 * r1(reals, judge(reals))[1::2].mean(),
     "r2": lambda judge, reals, fakes, between: 0.7 / 2 * r1(fakes, judge(fakes))[1::2].mean(),

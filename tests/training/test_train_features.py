@@ -102,3 +102,4 @@ def test_losses_fall_to_zero_for_right_answers_only():
     assert all(float(loss.detach()) < 1e-4 for loss in right.values())
     assert answers.right(features, classes) == [1.0, 1.0, 1.0]
     assert float(answers.losses(features, classes, measures + 1, flaws)["measures"].detach()) > 0.1
+    assert float(answers.losses(features, classes, measures, flaws + 0.2)["measures"].detach()) > 0.1
