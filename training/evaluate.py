@@ -224,6 +224,17 @@ def usual_reference(train_data: str) -> str | None:
     return "emblems:sharingan" if Path(train_data).name == "sharingan15" else None
 
 
+def source_model(base: str | None) -> SharinganPipeline | None:
+    """The model that training began from, a folder or a Hub id; None, with a warning, where it cannot be had."""
+    if base is None:
+        return None
+    try:
+        return SharinganPipeline.from_pretrained(base)
+    except (hub.HubError, ValueError, OSError) as error:
+        logger.warning("The table is without the source model, which cannot be had: %s", error)
+        return None
+
+
 def choose_network(features: str) -> nn.Module:
     """The domain network, or torchmetrics' Inception.
 
@@ -272,8 +283,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         raise ValueError("train_data must be given: the model's report.json does not say what it was trained on.")
     where = config.reference or usual_reference(train_data)
     pipe = SharinganPipeline.from_pretrained(folder)
-    base = recipe.get("base_model")
-    source = SharinganPipeline.from_pretrained(base) if base and Path(base).is_dir() else None
+    source = source_model(recipe.get("base_model"))
     logger.info("Measuring against %s.", where or "the training pictures alone")
     truth = fresh = None
     if where is not None:

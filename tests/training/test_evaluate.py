@@ -75,6 +75,18 @@ def test_the_command_adds_to_the_report_and_draws_the_page(model, capsys):
     assert json.loads((model / "report.json").read_text()) == report  # the same seeds, the same figures
 
 
+def test_a_source_model_that_is_gone_costs_its_row_alone(model, tmp_path, caplog):
+    report = json.loads((model / "report.json").read_text())
+    rows = {}
+    for base in (model, tmp_path / "gone"):
+        report["recipe"]["base_model"] = str(base)
+        (model / "report.json").write_text(json.dumps(report))
+        evaluate.evaluate(EvaluateConfig(str(model), samples=100, reference_samples=100))
+        rows[base] = json.loads((model / "report.json").read_text())["evaluation"]["rows"]
+    assert rows[model].pop("source model") == rows[model]["this model"] and rows[model] == rows[tmp_path / "gone"]
+    assert "without the source model" in caplog.text and "gone" in caplog.text
+
+
 def test_the_strip_shows_the_nearest_samples_above_their_training_pictures(model, monkeypatch):
     """Of a model that draws noise, but for eight seeds a training picture, turned, the strip shows those eight."""
     sizes = {

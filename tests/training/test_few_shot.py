@@ -87,6 +87,35 @@ def test_the_best_methods_go_on_to_the_other_targets(tmp_path):
     ]
 
 
+def test_where_nothing_is_known_of_a_folder_s_true_distribution_no_method_is_the_best(tmp_path):
+    for method in ("ewc", "default", "rick"):
+        put(tmp_path / "mine", method, 0, 1.0)
+        cell = tmp_path / "mine" / f"{method}-0.json"
+        row = json.loads(cell.read_text())
+        del row["metrics"]["kid"]
+        cell.write_text(json.dumps(row))
+    for target in ("mine", "pictures/mine", str(tmp_path / "pictures" / "mine")):
+        assert few_shot_report.best(tmp_path, target, 3) == ["default", "ewc", "rick"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--targets", "mine/frost"], "results of mine/frost would lie where those of another frost do; rename"),
+        (["--targets", "a/mine", "b/mine"], "results of a/mine would lie where those of another mine do; rename"),
+        (
+            ["--methods", "diffusion", "--diffusion_base", "/none"],
+            "/none is no folder, and diffusion begins from it; make",
+        ),
+        (["--stylegan2_base", "/none"], "--stylegan2_base: /none is no folder, and stylegan2_finetune begins from it"),
+    ],
+)
+def test_what_cannot_be_run_is_told_before_anything_is(tmp_path, arguments, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        few_shot.main([*arguments, "--results", str(tmp_path / "cells"), "--work_dir", str(tmp_path / "work")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_method_has_its_recipe():
     for name, method in few_shot.METHODS.items():
         recipe = few_shot.RECIPES / f"{method.recipe}.yaml"

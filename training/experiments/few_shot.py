@@ -102,6 +102,10 @@ METHODS = {
     "dcgan_scratch": Method("train_dcgan", "scratch", narrow("DCGAN", channels=16, norm_first=False)),
     "r3gan_scratch": Method("train_r3gan", "scratch", narrow("R3GAN", channels=16, channel_max=64, blocks=1)),
 }
+BASES = {
+    "stylegan2": "docs/stylegan2_source.md",
+    "diffusion": "training/recipes/diffusion_source.yaml",
+}  # what makes them
 PIXELS = ("stylegan2", "scratch")  # pictures of these may be out of round, and the repair is part of the product
 QUICK = ["default", "finetune", "ada", "cdc", "stylegan2_patches"]
 
@@ -300,6 +304,24 @@ def save_pictures(target: str, file: Path, options: Options) -> None:
     save_picture(picture_grid(shown, len(shown)), file)
 
 
+def check(given: argparse.Namespace) -> None:
+    """Raise SystemExit, with one sentence, where two sets would share a name or a base model is missing."""
+    names = [Path(target).name for target in given.targets]
+    for target, name in zip(given.targets, names):
+        if names.count(name) > 1 or (name in TARGETS and target != name):
+            raise SystemExit(
+                f"--targets: results of {target} would lie where those of another {name} do; rename the folder."
+            )
+    for base, recipe in BASES.items():
+        folder = Path(getattr(given, f"{base}_base"))
+        wanted = [name for name in given.methods or METHODS if METHODS[name].base == base]
+        if wanted and folder.is_absolute() and not folder.is_dir():  # else it may be a Hub id
+            raise SystemExit(
+                f"--{base}_base: {folder} is no folder, and {wanted[0]} begins from it; make it as {recipe} says, "
+                "or name --methods that do without."
+            )
+
+
 def run_all(cells: Sequence[Cell], options: Options) -> list[Cell]:
     """Run those cells that have no result, each in a process of its own, one for each core; returns those that failed."""
     waiting = [cell for cell in cells if not cell.file.is_file()]
@@ -354,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.quick:
         given.targets, given.methods, given.seeds, given.minutes = ["sharingan"], QUICK, [0], 1.0
         given.results = given.docs = given.work_dir / "quick"
+    check(given)
     names = [name for name in Options.__dataclass_fields__]
     options = Options(**{name: getattr(given, name) for name in names})
     options.work_dir.mkdir(parents=True, exist_ok=True)

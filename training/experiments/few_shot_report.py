@@ -73,13 +73,16 @@ def rows_of(folder: Path) -> dict[str, dict[str, Estimate]]:
 
 
 def best(results: Path, target: str, count: int) -> list[str]:
-    """The methods with the lowest KID on a target, and always those that the benchmark is about beating."""
+    """The methods with the lowest KID on a target (name or folder), and always those that the benchmark is about beating.
+
+    Where the true distribution is not known, the others come in the order of their names.
+    """
     means = {
-        method: combined([cell["metrics"] for cell in cells])["kid"].value
-        for method, cells in cells_of(results / target).items()
+        method: combined([cell["metrics"] for cell in cells]).get("kid", Estimate(math.inf, math.nan)).value
+        for method, cells in cells_of(results / Path(target).name).items()
     }
     always = [name for name in ("default", "finetune", "freezed", "ada", "stylegan2_cdc") if name in means]
-    others = sorted(means.keys() - set(always), key=lambda name: means[name])
+    others = sorted(means.keys() - set(always), key=lambda name: (means[name], name))
     return (always + others)[: max(count, len(always))]
 
 
