@@ -53,7 +53,9 @@ def weights_of(key: str, pattern: str, names: Sequence[str]) -> list[str]:
     ]
     if not chosen:
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-        raise ValueError(f"{key} names {pattern!r}, which fits no weight in training; there are {parts}.")
+        raise ValueError(
+            f"{key} names {pattern!r}, which fits no weight in training; name some of {parts}, or leave {key} out."
+        )
     return chosen
 
 
@@ -155,7 +157,10 @@ class Players:
         self.penalized = ((groups + 1) * fraction).floor() > (groups * fraction).floor()
         self.r1_on = bool({"r1", "r2"} & set(config.regularizers)) and config.r1_gamma > 0
         if self.r1_on and not self.penalized.any():
-            raise ValueError(f"r1_batch_fraction leaves no group of {group} in a batch of {config.batch_size}.")
+            raise ValueError(
+                f"r1_batch_fraction must be at least {group / config.batch_size:g}, one group of {group} in a batch of "
+                f"{config.batch_size}, or batch_size larger; got {fraction}."
+            )
 
     def _rate_factors(self) -> list[float]:
         """Of each of g_weights. Raises ValueError where rate_factors names no weight."""

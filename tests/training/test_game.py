@@ -214,6 +214,18 @@ def test_a_step_has_the_penalties_that_are_chosen(tmp_path, chosen):
     assert_same(ours.discriminator, judge)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.24, 0.25, 1.0])
+def test_r1_of_less_than_one_group_is_refused(tmp_path, fraction):
+    changes = {"regularizers": ["r1"], "r1_batch_fraction": fraction}
+    if fraction >= 0.25:
+        assert make_stylegan2(tmp_path, **changes).penalized.sum() == 8 * fraction
+    else:
+        with pytest.raises(
+            ValueError, match=f"must be at least 0.25, one group of 2 in a batch of 8, .*got {fraction}"
+        ):
+            make_stylegan2(tmp_path, **changes)
+
+
 def test_path_length_pulls_towards_its_running_mean(tmp_path):
     ours = make_stylegan2(tmp_path, regularizers=["path_length"], optimizer="sgd", learning_rate=1e-3)
     ours.path_length = 0.5
