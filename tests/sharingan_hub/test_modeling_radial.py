@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sharingan_hub import SharinganPipeline
 from sharingan_hub.modeling_radial import RadialGenerator, WedgeConv, unfold, upsample_wedge, wrap
 
 
@@ -81,26 +82,35 @@ def test_the_round_masks_alone_draw_circles(generator):
     assert picture.std() > 0.05 and (picture - turned).abs().max() > 0.05
 
 
-def test_one_set_of_weights_draws_the_same_picture_at_any_size(generator):
-    # With masks as decided as a trained generator's, only the edges' pixels may differ, and those are averages.
-    decided = RadialGenerator.from_config(generator.config).eval()
-    decided.load_state_dict(generator.state_dict())
-    decided.log_temperature.data.fill_(5.0)
-    small, large = draw(decided, 2, 5, size=128), draw(decided, 2, 5, size=512)
-    assert (F.avg_pool2d(large, 4) - small).abs().mean() < 0.02
+@pytest.mark.parametrize("size", [256, 512, 1024])
+def test_one_set_of_weights_draws_the_same_picture_at_any_size(size):
+    """Only the edges' pixels may differ, and those are averages; of the model in the package."""
+    pipe = SharinganPipeline.from_pretrained()
+    small, large = (pipe(seeds=range(8), output_size=side, output_type="pt").images for side in (128, size))
+    assert (F.avg_pool2d(large, size // 128) - small).abs().mean(dim=(1, 2, 3)).max() < 0.01
     assert small.std() > 0.1
-    # Edges stay about a pixel wide: four times the size has four times the edge length in pixels, not sixteen.
-    blended = [
-        ((m > 0.02) & (m < 0.98)).float().mean().item() for m in (edge_masks(decided, 128), edge_masks(decided, 512))
-    ]
-    assert blended[1] < 0.4 * blended[0]
 
 
-def edge_masks(generator: RadialGenerator, size: int) -> torch.Tensor:
-    order = torch.tensor([5])
+def test_edges_stay_about_a_pixel_wide():
+    """Four times the size has four times the edges' length, not sixteen; of the model in the package, at every order."""
+    model = SharinganPipeline.from_pretrained().generator_model
+    z, order = torch.randn(8, 128, generator=torch.Generator().manual_seed(2)), torch.arange(1, 9)
     with torch.no_grad():
-        w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(2)), order)
-        return generator.masks(generator.broadcast(w, order), output_size=size)
+        ws = model.broadcast(model.mapping(z, order), order)
+        masks = [model.masks(ws, output_size=size) for size in (128, 512)]
+    blended = [((some > 0.02) & (some < 0.98)).float().mean().item() for some in masks]
+    assert 0.2 * blended[0] < blended[1] < 0.3 * blended[0]
+
+
+def test_where_two_patterns_lie_the_same_one_shows_at_any_size(generator):
+    """Both far above the ground, a little apart: at none do their colours mix, nor does the ground show between them."""
+    first = torch.tensor([30.0, 60.0]).repeat_interleave(32).expand(32, 64)
+    pattern = torch.stack([first, first.flip(1), first - 200])[None]
+    for size in (128, 256, 1024):
+        _, smooth = generator._smooth((torch.zeros(1, 5, 64, 1), pattern), torch.tensor([1]), size)
+        share = torch.softmax(F.pad(smooth * (math.e * size / 64), (0, 0, 0, 0, 0, 1)), dim=1)[0]
+        assert share[1, :, 2:30].min() > 0.999 and share[0, :, 34:62].min() > 0.999
+        assert share[2:, 3:].max() < 1e-3  # where a cell's arc is as long as a cell, or longer
 
 
 def test_without_gradients_pictures_are_drawn_in_bands_and_are_the_same(generator):
@@ -281,6 +291,43 @@ def test_the_centre_keeps_only_what_its_arc_can_hold(generator):
     spectrum = torch.fft.rfft(limited[1, :, -1]) / torch.fft.rfft(logits[1, :, -1])
     assert (spectrum.abs()[:, :20] - 1).abs().max() < 1e-2  # one-fold at the edge: everything
     assert torch.allclose(limited.mean(dim=3), logits.mean(dim=3), atol=1e-5)
+
+
+def outline(logits: torch.Tensor) -> torch.Tensor:
+    """Where logits (R, A), high inside, cross zero: a radius in cells for each angle."""
+    row = (logits > 0).sum(dim=0) - 1
+    inside, outside = logits.gather(0, row[None])[0], logits.gather(0, row[None] + 1)[0]
+    return row + 0.5 + inside / (inside - outside)
+
+
+@pytest.mark.parametrize(("order", "wave"), [(4, 16), (8, 8), (3.5, 21)])
+def test_outlines_wave_less_at_large_sizes_and_stand_where_they_stood(generator, order, wave):
+    """A lobe, its outline waving by a third of a cell about every second one; what is outside weighs more than what is in."""
+    radius, turn = torch.arange(32)[:, None] + 0.5, torch.arange(64) / 64
+    lobe = 20 + 3 * torch.cos(2 * math.pi * turn)
+    waving = lobe + 0.33 * torch.cos(2 * math.pi * wave * turn)
+    logits = (waving - radius) * torch.where(radius > waving, 5.0, 1.0)
+    rings, asked = torch.zeros(1, 5, 64, 1), torch.tensor([order])
+    same = generator._smooth((rings, logits[None, None]), asked, 128)
+    assert torch.equal(same[1][0, 0], logits)  # at the sizes of training
+    drawn = {
+        size: outline(generator._smooth((rings, logits[None, None]), asked, size)[1][0, 0]) for size in (256, 2048)
+    }
+    before = outline(logits)
+    left = {size: (found - lobe).std() / (before - lobe).std() for size, found in drawn.items()}
+    assert left[2048] < 0.5 and left[2048] < left[256] < 0.65
+    assert all(abs((found - before).mean()) < 0.05 for found in drawn.values())
+
+
+def test_smoothing_damps_a_faint_wave_by_a_gaussian_of_its_length(generator):
+    """Half a cell of blur along the arc, and twice the steepness, at a size that is as good as infinite."""
+    wave = 1e-3 * torch.cos(2 * math.pi * 5 * torch.arange(64) / 64).expand(1, 1, 32, 64)
+    _, smooth = generator._smooth((torch.zeros(1, 5, 64, 1), wave), torch.tensor([3]), 2**20)
+    gains = np.exp(-0.5 * (0.5 * 5 * 3 / (np.arange(32) + 0.5)) ** 2)  # of each row by itself
+    side = math.exp(-2)
+    padded = np.pad(gains, 1, mode="edge")
+    expected = 2 * (padded[1:-1] + side * (padded[:-2] + padded[2:])) / (1 + 2 * side)
+    np.testing.assert_allclose(smooth[0, 0, :, 0].detach() / 1e-3, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_every_weight_learns(generator):

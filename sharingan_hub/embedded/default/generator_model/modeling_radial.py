@@ -21,6 +21,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 REFERENCE_SIZE = 64  # the output size in pixels at which the softmax temperature is the learned one
+SHARP_SIZE = 128  # up to here outlines are drawn as they are; to larger sizes the cells of a wedge would show in them
+SMOOTHING = 0.5  # there, in cells, for the largest
 
 
 def normalize_2nd_moment(x: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         `palette`, (K, 3) or (N, K, 3) in [0, 1], takes the place of the styles' own colours; the shading stays.
         """
         size = output_size or self.resolution
-        logits = self.logits(ws)
+        logits = self._smooth(self.logits(ws), ws[:, -1, 0], size)
         colors = self._colors(ws, palette)
         if torch.is_grad_enabled():
             return self._paint(self._masks(logits, ws[:, -1], size, slice(None)), colors, slice(None))
@@ -253,7 +255,9 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             condition[:, 0] = order
         if phase is not None:
             condition[:, 1] = phase
-        return self._masks(self.logits(ws, condition), condition, output_size or self.resolution, slice(None))
+        size = output_size or self.resolution
+        logits = self._smooth(self.logits(ws, condition), condition[:, 0], size)
+        return self._masks(logits, condition, size, slice(None))
 
     def paint(self, masks: Tensor, ws: Tensor, palette: Tensor | None = None) -> Tensor:
         """Masks (N, K, S, S), in the colours of ws or of a palette -> pictures (N, 3, S, S) in [-1, 1]."""
@@ -291,6 +295,30 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         limit = 2.0 * (torch.arange(rows, device=logits.device)[:, None] + 0.5)
         gain = 1 / (1 + (harmonic / limit) ** 6)
         return torch.fft.irfft(torch.fft.rfft(logits, dim=3) * gain, n=cells, dim=3)
+
+    def _smooth(self, logits: tuple[Tensor, Tensor], order: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Where a cell spans many pixels, outlines wave from one cell to the next: blur the pattern's logits by up to half a
+        radial cell, along the radius and along the arc.
+
+        What is blurred is by how much each mask, and "nothing here", leads over the best other, limited, lest what is far from
+        an outline push it away; the steepness that this takes from edges is given back.
+        """
+        sigma = SMOOTHING * math.sqrt(max(0.0, 1 - (SHARP_SIZE / size) ** 2))
+        if sigma == 0:
+            return logits
+        values = F.pad(logits[1], (0, 0, 0, 0, 0, 1))  # "nothing here", whose logit is 0
+        first, second = values.topk(2, dim=1).values.split(1, dim=1)
+        limit = 4 / self.log_temperature.float().exp()
+        lead = limit * torch.tanh((values - torch.where(values == first, second, first)) / limit)
+        rows, cells = lead.shape[2:]
+        harmonic = torch.arange(cells // 2 + 1, device=lead.device) * order.float()[:, None, None, None]
+        radius = torch.arange(rows, device=lead.device)[:, None] + 0.5  # in cells, like sigma
+        gain = (-0.5 * (sigma * harmonic / radius).square()).exp()
+        lead = torch.fft.irfft(torch.fft.rfft(lead, dim=3) * gain, n=cells, dim=3)
+        side = math.exp(-0.5 / sigma**2)
+        padded = F.pad(lead, (0, 0, 1, 1), mode="replicate")
+        lead = (lead + side * (padded[:, :, :-2] + padded[:, :, 2:])) / (1 + 2 * side)
+        return logits[0], (lead[:, :-1] - lead[:, -1:]) * ((1 + sigma / SMOOTHING) / 2)
 
     def _colors(self, ws: Tensor, palette: Tensor | None) -> tuple[Tensor, Tensor]:
         """Colours (N, K, 3) in [0, 1], and the coefficients of the shading (N, K, 3)."""
