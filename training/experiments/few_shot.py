@@ -227,7 +227,7 @@ def run_cell(cell: Cell, options: Options) -> None:
         "seed": cell.seed,
         "base": method.base,
         "resolution": options.resolution,
-        "core_minutes": options.minutes * options.cores,
+        "minutes": options.minutes * options.cores,  # of its core, or on an accelerator
         "hardware": report["hardware"],
         "steps": report["steps"],
         "samples": options.samples,
