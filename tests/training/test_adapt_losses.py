@@ -173,7 +173,7 @@ def test_radial_statistics_come_near_where_they_have_weight(make, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_matching_learns_the_statistics_and_nothing_about_the_discriminator(folder, tmp_path, family):
-    changes = {"statistics_weight": 10.0, "statistics_steps": 20, "max_steps": 20, "learning_rate": 0.01}
+    changes = {"statistics_weight": 10.0, "statistics_steps": 60, "max_steps": 60, "learning_rate": 0.01}
     out = adapt.adapt(AdaptConfig(**settings(folder, family, tmp_path / "out", **changes)))
     before, after = weights(folder / family), weights(out)
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -185,7 +185,7 @@ def test_matching_learns_the_statistics_and_nothing_about_the_discriminator(fold
         for draw in [{"seeds": range(64), "truncation_psi": 1.0, "output_type": "np", "output_size": 16}]
         for pipe in map(SharinganPipeline.from_pretrained, (folder / family, out))
     )
-    assert near < far - 0.02
+    assert near < far - 0.04
 
 
 def test_a_run_of_low_rank_resumes_and_is_written_as_an_adapter_of_its_base(folder, tmp_path):
