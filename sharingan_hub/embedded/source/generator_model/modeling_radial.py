@@ -12,6 +12,7 @@ Needs torch and diffusers only: the same file is shipped inside every checkpoint
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -43,6 +44,15 @@ def upsample_wedge(x: Tensor) -> Tensor:
 def upsample_rays(x: Tensor) -> Tensor:
     """Double (N, C, R, 1) in radius, bilinear."""
     return F.interpolate(x, size=(2 * x.shape[2], 1), mode="bilinear", align_corners=False)
+
+
+def damp_harmonics(x: Tensor, order: Tensor, gain: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Multiply the angular harmonics of wedges (N, C, R, A) by gain(n m, r): the waves of harmonic m around the whole circle,
+    (N, 1, 1, A / 2 + 1), order (N,) being n, and each row's radius in cells, (R, 1)."""
+    rows, cells = x.shape[2:]
+    harmonic = torch.arange(cells // 2 + 1, device=x.device) * order.float()[:, None, None, None]
+    radius = torch.arange(rows, device=x.device)[:, None] + 0.5
+    return torch.fft.irfft(torch.fft.rfft(x, dim=3) * gain(harmonic, radius), n=cells, dim=3)
 
 
 @lru_cache(maxsize=8)
@@ -290,11 +300,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _limit_frequency(self, logits: Tensor, order: Tensor) -> Tensor:
         """Near the centre a cell's arc is far shorter than its depth: damp angular harmonics whose wavelength 2 pi r / (n m)
         is finer than the radial cells can draw, so that nothing pinches at the centre."""
-        rows, cells = logits.shape[2:]
-        harmonic = torch.arange(cells // 2 + 1, device=logits.device) * order.float()[:, None, None, None]
-        limit = 2.0 * (torch.arange(rows, device=logits.device)[:, None] + 0.5)
-        gain = 1 / (1 + (harmonic / limit) ** 6)
-        return torch.fft.irfft(torch.fft.rfft(logits, dim=3) * gain, n=cells, dim=3)
+        return damp_harmonics(logits, order, lambda harmonic, radius: 1 / (1 + (harmonic / (2.0 * radius)) ** 6))
 
     def _smooth(self, logits: tuple[Tensor, Tensor], order: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Where a cell spans many pixels, outlines wave from one cell to the next: blur the pattern's logits by up to half a
@@ -310,11 +316,7 @@ class RadialGenerator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         first, second = values.topk(2, dim=1).values.split(1, dim=1)
         limit = 4 / self.log_temperature.float().exp()
         lead = limit * torch.tanh((values - torch.where(values == first, second, first)) / limit)
-        rows, cells = lead.shape[2:]
-        harmonic = torch.arange(cells // 2 + 1, device=lead.device) * order.float()[:, None, None, None]
-        radius = torch.arange(rows, device=lead.device)[:, None] + 0.5  # in cells, like sigma
-        gain = (-0.5 * (sigma * harmonic / radius).square()).exp()
-        lead = torch.fft.irfft(torch.fft.rfft(lead, dim=3) * gain, n=cells, dim=3)
+        lead = damp_harmonics(lead, order, lambda harmonic, radius: (-0.5 * (sigma * harmonic / radius).square()).exp())
         side = math.exp(-0.5 / sigma**2)
         padded = F.pad(lead, (0, 0, 1, 1), mode="replicate")
         lead = (lead + side * (padded[:, :, :-2] + padded[:, :, 2:])) / (1 + 2 * side)
