@@ -226,7 +226,7 @@ def usual_reference(train_data: str) -> str | None:
 
 def source_model(base: str | None) -> SharinganPipeline | None:
     """The model that training began from, a folder or a Hub id; None, with a warning, where it cannot be had."""
-    if base is None:
+    if not base:
         return None
     try:
         return SharinganPipeline.from_pretrained(base)

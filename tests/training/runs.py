@@ -146,3 +146,17 @@ def write_recipe(tmp_path, **changes):
 
 def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def descend(network, loss, rate):
+    """One step of plain gradient descent; returns the gradients, zero for a weight without a part in the loss."""
+    gradients = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True, allow_unused=True)
+    with torch.no_grad():
+        for weight, gradient in zip(network.parameters(), gradients):
+            weight -= rate * gradient
+    return gradients
+
+
+def assert_same(network, other, **tolerance):
+    for (name, a), (_, b) in zip(network.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, **tolerance, msg=lambda text, name=name: f"{name}: {text}")

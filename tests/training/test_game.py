@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from tests.training.runs import assert_same, descend
 from training import train
 from training.checkpoints import list_checkpoints
 from training.config import TrainConfig
@@ -112,20 +113,6 @@ def take(ours, count=1):
 
 def copies(ours):
     return [deepcopy(network) for network in (ours.generator, ours.discriminator)]
-
-
-def descend(network, loss, rate):
-    """One step of plain gradient descent; returns the gradients."""
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
-    with torch.no_grad():
-        for weight, gradient in zip(network.parameters(), gradients):
-            weight -= rate * gradient
-    return gradients
-
-
-def assert_same(network, other, **tolerance):
-    for (name, a), (_, b) in zip(network.named_parameters(), other.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # One step against one written from the papers.
@@ -240,10 +227,7 @@ def test_path_length_pulls_towards_its_running_mean(tmp_path):
     judge = ours.discriminator
     loss = OBJECTIVES["non_saturating"].generator(judge(images), judge(images)).mean()
     loss = loss + 2 * 4 * (lengths - 0.5).square().mean()
-    gradients = torch.autograd.grad(loss, list(generator.parameters()), allow_unused=True)
-    with torch.no_grad():
-        for weight, gradient in zip(generator.parameters(), gradients):
-            weight -= 0 if gradient is None else 1e-3 * 4 / 5 * gradient
+    descend(generator, loss, 1e-3 * 4 / 5)
     assert_same(ours.generator, generator, rtol=1e-4, atol=1e-6)
     assert values["path_length"] == pytest.approx(lengths.mean().item(), rel=1e-4)
     assert ours.path_length == pytest.approx(0.5 + 0.01 * (lengths.mean().item() - 0.5), rel=1e-5)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from sharingan_hub import RadialGenerator, StyleGAN2Generator
+from tests.training.runs import assert_same, descend
 from training import teacher, train
 from training.config import TrainConfig
 from training.emblems import FAMILIES, LAYERS, render, render_masks, sample_emblems, source_emblem, source_latent
@@ -49,13 +50,6 @@ def make(folder, **changes):
     torch.manual_seed(config.seed)
     dataset = train.load_data(config)
     return Trainer(config, dataset, *train.build_networks(config, dataset.order_probs))
-
-
-def assert_descended(before, after, rate, loss):
-    """Plain gradient descent by one step."""
-    gradients = torch.autograd.grad(loss, list(before.parameters()), allow_unused=True)
-    for weight, now, gradient in zip(before.parameters(), after.parameters(), gradients, strict=True):
-        torch.testing.assert_close(weight - now, torch.zeros_like(weight) if gradient is None else rate * gradient)
 
 
 # The source as a function of a latent.
@@ -264,7 +258,8 @@ def test_a_drawing_lesson_descends_all_its_losses(tmp_path, generator, names):
     assert list(losses) == names
     for name, loss in losses.items():
         assert values[name] == pytest.approx(loss.mean().item(), rel=1e-5)
-    assert_descended(network, ours.generator, 0.01, sum(loss.mean() for loss in losses.values()))
+    descend(network, sum(loss.mean() for loss in losses.values()), 0.01)
+    assert_same(ours.generator, network)
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,8 @@ METHODS = {
     "dcgan_scratch": Method("train_dcgan", "scratch", narrow("DCGAN", channels=16, norm_first=False)),
     "r3gan_scratch": Method("train_r3gan", "scratch", narrow("R3GAN", channels=16, channel_max=64, blocks=1)),
 }
-BASES = {
-    "stylegan2": "docs/stylegan2_source.md",
-    "diffusion": "training/recipes/diffusion_source.yaml",
-}  # what makes them
+# What says how a base model is made that no package brings.
+BASES = {"stylegan2": "docs/stylegan2_source.md", "diffusion": "training/recipes/diffusion_source.yaml"}
 PIXELS = ("stylegan2", "scratch")  # pictures of these may be out of round, and the repair is part of the product
 QUICK = ["default", "finetune", "ada", "cdc", "stylegan2_patches"]
 
