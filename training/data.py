@@ -7,6 +7,7 @@ files do go through `datasets`, undecoded, so that one broken picture does not e
 
 import io
 import json
+import logging
 import os
 import posixpath
 import re
@@ -14,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -23,10 +25,14 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from sharingan_hub.media import SUFFIXES, eight_bits, open_known
+from sharingan_hub.postprocess import circularize, estimate_order
+
+logger = logging.getLogger("training.data")
 
 MAX_ORDER = 8
 MEMORY_LIMIT = 2 * 2**30  # bytes of decoded pictures kept; a larger set is decoded anew for each batch
 MAX_FILE_BYTES = 512 * 2**20
+MEASURED, MEASURED_SIDE = 256, 128  # pictures, and their side in pixels, that an unstated mix of orders is taken from
 
 
 class PictureSet(Protocol):
@@ -35,7 +41,8 @@ class PictureSet(Protocol):
     `order_probs` is the mix of the orders 1 to 8 in the data (8 floats that sum to 1), None where it is unknown.
     """
 
-    order_probs: list[float] | None
+    @property
+    def order_probs(self) -> list[float] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -51,7 +58,7 @@ def load_pictures(train_data: str, resolution: int) -> PictureSet:
         train_data: a folder or zip of pictures (nested folders too), the id of a data set on the Hub
             ("owner/name"), or "emblems:source" / "emblems:sharingan" / ... for emblems drawn on demand.
             An integer column `order` (1 to 8) in a `metadata.jsonl` beside the pictures, or in the data set,
-            gives the orders.
+            gives the orders; where none is given, their mix is what the pictures' symmetry shows.
         resolution: side S in pixels. Pictures are turned as their EXIF says, laid over white, cropped to the
             centre square, and resized (Lanczos).
 
@@ -156,11 +163,41 @@ class Pictures:
             if self._memory is not None:
                 self._memory = self._memory[readable]
         self._orders = torch.tensor([orders[i] for i in self._kept], dtype=torch.int64)
-        counts = torch.bincount(self._orders, minlength=MAX_ORDER + 1)[1:].double()
-        self.order_probs: list[float] | None = (counts / counts.sum()).tolist() if counts.sum() else None
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @cached_property
+    def order_probs(self) -> list[float] | None:
+        """The mix of the orders that are given; where none is, of those that the pictures show."""
+        orders = self._orders if self._orders.any() else self._shown_orders()
+        counts = torch.bincount(orders, minlength=MAX_ORDER + 1)[1:].double()
+        return (counts / counts.sum()).tolist() if counts.sum() else None
+
+    def _shown_orders(self) -> torch.Tensor:
+        """The orders of some pictures by their symmetry, discs made round first; none where half of them show no symmetry.
+
+        A picture without symmetry is of order 1, like one with a single motif. Among pictures that are symmetric it counts as
+        such; where most have none (faces, drawings that are no emblems), nothing is known.
+        """
+        rows = range(0, len(self), -(-len(self) // MEASURED))
+        found = [picture for picture in self._pool.map(self._small, rows) if picture is not None]
+        if not found:
+            return torch.zeros(0, dtype=torch.int64)
+        parts = torch.stack(found).float().div(255).split(64)
+        orders = torch.cat([estimate_order(circularize(part).images) for part in parts])
+        if 2 * int((orders > 1).sum()) <= len(orders):
+            return orders[:0]
+        mix = ", ".join(f"{n} in {int((orders == n).sum())}" for n in orders.unique().tolist())
+        logger.info("No orders are given; %s show order %s.", _count(found), mix)
+        return orders
+
+    def _small(self, index: int) -> torch.Tensor | None:
+        try:
+            with self._open(self._kept[index]) as file:
+                return torch.from_numpy(decode(file, MEASURED_SIDE)).permute(2, 0, 1)
+        except Exception:  # nearly anything, as below; whoever wants the picture itself is told
+            return None
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (N, 3, S, S), float32 in [-1, 1], and their orders (N,), int64, 0 where unknown.
@@ -376,7 +413,7 @@ def _order(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_ORDER else 0
 
 
-def _count(names: Sequence[str]) -> str:
+def _count(names: Sequence[Any]) -> str:
     return f"{len(names)} picture{'s' if len(names) != 1 else ''}"
 
 

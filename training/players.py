@@ -32,7 +32,8 @@ MATCHING_RATE = 2.5  # of G at the first of statistics_steps, falling to 1
 class PictureData(Protocol):
     """What the loop needs of a data set; see training/data.py."""
 
-    order_probs: list[float] | None
+    @property
+    def order_probs(self) -> list[float] | None: ...
 
     def __len__(self) -> int: ...
 

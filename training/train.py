@@ -187,19 +187,14 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
         ValueError: an unknown class, arguments it does not take, or a base model that does not fit.
     """
     if config.base_model is None:
-        generator: Any = build(config.generator, generator_class, "generator", config.resolution, order_probs)
-        discriminator = build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
+        generator: Any = build(config.generator, generator_class, "generator", config.resolution)
+        discriminator = build(config.discriminator, discriminator_class, "discriminator", config.resolution)
     else:
         folder = hub.locate(config.base_model)
         generator = hub.read_generator(folder)
         discriminator = grow_discriminator(config, folder / "discriminator")
     if "order" in generator.conditions:
-        if order_probs is not None and len(order_probs) != generator.config.max_order:
-            raise ValueError(
-                f"generator.max_order must be {len(order_probs)}, the orders of the training data, "
-                f"got {generator.config.max_order}."
-            )
-        generator.register_to_config(order_probs=order_probs)
+        generator.register_to_config(order_probs=known_orders(order_probs, generator.config.max_order))
     channels = 6 if hasattr(generator, "pairs") else 3
     if discriminator.num_channels != channels:
         raise ValueError(
@@ -211,6 +206,23 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
     if "output_size" not in generator.conditions and generator.resolution != config.resolution:
         raise ValueError(f"resolution must be {generator.resolution} with this generator, got {config.resolution}.")
     return generator, discriminator
+
+
+def known_orders(order_probs: list[float] | None, max_order: int) -> list[float] | None:
+    """The mix of orders as one of 1 to max_order.
+
+    Raises:
+        ValueError: the mix has a higher one.
+    """
+    if order_probs is None:
+        return None
+    highest = max(order for order, share in enumerate(order_probs, 1) if share > 0)
+    if highest > max_order:
+        raise ValueError(
+            f"train_data has pictures of order {highest}, and the generator knows orders 1 to {max_order}: leave those out, "
+            "or take another base_model or a higher generator.max_order."
+        )
+    return [*order_probs, *[0.0] * max_order][:max_order]
 
 
 def generator_class(name: str) -> Any:
@@ -227,9 +239,7 @@ def discriminator_class(name: str) -> Any:
     return DISCRIMINATORS[name]
 
 
-def build(
-    settings: dict[str, Any], find: Callable[[str], Any], key: str, resolution: int, order_probs: list[float] | None
-) -> Any:
+def build(settings: dict[str, Any], find: Callable[[str], Any], key: str, resolution: int) -> Any:
     """A fresh network from the recipe's class_name and arguments, at the run's resolution if it has a fixed one."""
     arguments = dict(settings)
     network = find(arguments.pop("class_name", ""))
@@ -245,7 +255,7 @@ def grow_discriminator(config: TrainConfig, folder: Path) -> Any:
     """The base model's discriminator at the run's resolution; a fresh one where it has none."""
     if not folder.is_dir():
         logger.info("base_model has no discriminator: a fresh one.")
-        return build(config.discriminator, discriminator_class, "discriminator", config.resolution, None)
+        return build(config.discriminator, discriminator_class, "discriminator", config.resolution)
     settings = hub.read_json(folder / "config.json")
     kind = discriminator_class(settings.get("_class_name", ""))
     settings = {key: value for key, value in settings.items() if not key.startswith("_")}

@@ -114,6 +114,16 @@ def test_adapting_keeps_what_is_frozen_and_takes_the_data_mix(tmp_path):
     assert StyleGAN2Discriminator.from_pretrained(tmp_path / "grown" / "discriminator").config.resolution == 32
 
 
+def test_a_mix_of_orders_fits_the_generator_or_is_refused(tmp_path):
+    config = TrainConfig(**BASE | {"output_dir": str(tmp_path), "generator": RADIAL | {"max_order": 4}})
+    mix = [0.25, 0.0, 0.75, 0.0]
+    for given in (mix, mix + [0.0] * 4, mix[:3]):
+        assert train.build_networks(config, given)[0].config.order_probs == mix
+    assert train.build_networks(config, None)[0].config.order_probs is None
+    with pytest.raises(ValueError, match="has pictures of order 6, and the generator knows orders 1 to 4: .*max_order"):
+        train.build_networks(config, [0.5, 0, 0, 0, 0.25, 0.25, 0, 0])
+
+
 def test_sharpening_makes_edges_steeper_and_moves_none(tmp_path):
     config = TrainConfig(**BASE | {"output_dir": str(tmp_path)})
     torch.manual_seed(0)

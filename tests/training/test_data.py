@@ -18,6 +18,7 @@ from PIL import Image
 import training.data
 from tests.nasty_files import encoded
 from training.data import load_pictures
+from training.emblems import BENCHMARK, sample_emblems, write_folder
 
 
 def colours(train_data: Path | str, resolution: int = 4) -> list[tuple[int, ...]]:
@@ -148,6 +149,41 @@ def test_orders_of_broken_pictures_do_not_count(tmp_path):
         pictures = load_pictures(str(tmp_path), 4)
     assert pictures.batch([0])[1].tolist() == [2]
     assert pictures.order_probs == [0, 1, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("target", BENCHMARK)
+def test_orders_that_nobody_gives_are_read_off_the_pictures(target, tmp_path, monkeypatch, caplog):
+    """Off crooked ones too, and off those of a set too large for memory: the true orders of drawn emblems."""
+    emblems = sample_emblems(target, range(30))
+    mix = np.bincount([emblem.order for emblem in emblems], minlength=9)[1:] / 30
+    write_folder(emblems, 128, tmp_path)
+    assert load_pictures(str(tmp_path), 16).order_probs == pytest.approx(mix)  # as given
+    (tmp_path / "metadata.jsonl").unlink()
+    caplog.set_level("INFO", "training.data")
+    assert load_pictures(str(tmp_path), 16).order_probs == pytest.approx(mix)
+    assert f"No orders are given; 30 pictures show order {mix.nonzero()[0][0] + 1} in " in caplog.text
+    for i, file in enumerate(sorted(tmp_path.glob("*.png"))):
+        with Image.open(file) as image:
+            squashed = (1.02, 0, i % 4 - 2.8, 0, 0.98, i % 5 - 0.7)  # by 4 %, and up to two pixels off the middle
+            crooked = image.transform(image.size, Image.Transform.AFFINE, squashed, Image.Resampling.BICUBIC)
+        crooked.save(file)
+    monkeypatch.setattr(training.data, "MEMORY_LIMIT", 1)
+    assert load_pictures(str(tmp_path), 16).order_probs == pytest.approx(mix, abs=0.04)  # one of them may be misread
+
+
+def test_where_half_the_pictures_have_no_symmetry_their_orders_are_unknown(tmp_path, monkeypatch):
+    emblems = [emblem for emblem in sample_emblems("sharingan", range(9)) if emblem.order == 3][:4]
+    write_folder(emblems, 64, tmp_path)
+    (tmp_path / "metadata.jsonl").unlink()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / f"noise{i}.png")
+    assert load_pictures(str(tmp_path), 16).order_probs is None
+    monkeypatch.setattr(training.data, "MEMORY_LIMIT", 1)
+    content = (tmp_path / "noise0.png").read_bytes()
+    (tmp_path / "noise0.png").write_bytes(content[:60] + bytes(len(content) - 60))  # damaged past its header
+    mix = load_pictures(str(tmp_path), 16).order_probs
+    assert mix == pytest.approx([3 / 7, 0, 4 / 7, 0, 0, 0, 0, 0])  # without symmetry is order 1
 
 
 def test_broken_metadata_costs_its_rows_alone(tmp_path):
