@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from training.evaluate import as_numbers
 from training.experiments.results import table as markdown
 from training.experiments.results import write_section
 from training.metrics import Estimate
-from training.plots import INK, curves, few_decades, new_figure, save_figure
+from training.plots import INK, PALE, curves, few_decades, new_figure, save_figure
 
 COLUMNS = {
     "kid": "KID",
@@ -29,6 +30,7 @@ COLUMNS = {
     "symmetry": "symmetry",
     "deformation": "out of round, %",
 }
+NAMED = 8  # methods of a figure that can be told apart by colour
 PICTURES = "pictures.png"  # of a target's training pictures, beside its cells
 
 
@@ -111,18 +113,23 @@ def write(results: Path, docs: Path) -> None:
         if not cells:
             continue
         name = f"{results.name}_{folder.name}"
-        sheet(folder, pictures / f"{name}.png")
-        parts.append(f"### {folder.name}\n\n{table(rows_of(folder))}\n\n")
+        rows = rows_of(folder)
+        sheet(folder, list(rows), pictures / f"{name}.png")
+        parts.append(f"### {folder.name}\n\n{table(rows)}\n\n")
         parts[-1] += f"![One row for each method, the same latents down every column](pictures/{name}.png)\n"
         if any(cell["curve"] for some in cells.values() for cell in some):
-            over_time(cells, pictures / f"{name}_curves.png")
+            true_copying = rows["*true draws*"]["copying"].value if "*true draws*" in rows else None
+            over_time(cells, best(results, folder.name, NAMED), true_copying, pictures / f"{name}_curves.png")
             parts[-1] += f"\n![KID, recall and copying over the time of training](pictures/{name}_curves.png)\n"
     write_section(docs / "results.md", "few_shot", results.name.replace("_", "-"), "\n".join(parts).rstrip("\n"))
 
 
-def sheet(folder: Path, path: Path) -> None:
-    """Some of the training pictures and the strips of all methods, one under the other, each with its name."""
-    order = [title.split(" ")[0].rstrip(",") for title in rows_of(folder) if not title.startswith("*")]
+def sheet(folder: Path, titles: Sequence[str], path: Path) -> None:
+    """Some of the training pictures and the strips of all methods, one under the other, each with its name.
+
+    titles: of the table's rows, in their order.
+    """
+    order = [title.split(" ")[0].rstrip(",") for title in titles if not title.startswith("*")]
     strips = [("training pictures", folder / PICTURES)]
     strips += [(name, folder / f"{name}-0.png") for name in dict.fromkeys(order)]
     strips = [(name, file) for name, file in strips if file.is_file()]
@@ -139,24 +146,47 @@ def sheet(folder: Path, path: Path) -> None:
     save_figure(figure, path, dpi=130)
 
 
-def over_time(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """KID, recall and copying against minutes, mean and standard error over seeds."""
+def over_time(
+    cells: dict[str, list[dict[str, Any]]], named: Sequence[str], true_copying: float | None, path: Path
+) -> None:
+    """KID, recall and copying against minutes, mean and standard error over seeds; methods that are not `named` are pale.
+
+    true_copying: what true draws have of it, where that is known.
+    """
     kinds = {cell.get("hardware", {}).get("kind", "cpu") for some in cells.values() for cell in some}
     label = "core minutes" if kinds == {"cpu"} else "minutes"
     figure = new_figure(12, 4.6)
     plots = figure.subplots(1, 3)
     for axes, name in zip(plots, ("kid", "recall", "copying")):
         lines = {}
-        for method, some in cells.items():
-            points = [[p for p in cell["curve"] if name in p] for cell in some]
+        for method in [*named, *sorted(cells.keys() - set(named))]:
+            points = [[p for p in cell["curve"] if name in p] for cell in cells[method]]
             count = min((len(p) for p in points), default=0)
             if count:
                 values = torch.tensor([[p[i][name][0] for i in range(-count, 0)] for p in points])
                 minutes = torch.tensor([[float(p[i]["minutes"]) for i in range(-count, 0)] for p in points]).mean(0)
                 error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.zeros(count)
                 lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
-        curves(axes, lines, label, COLUMNS[name])
+        curves(axes, {method: line for method, line in lines.items() if method in named}, label, COLUMNS[name])
+        others = [line for method, line in lines.items() if method not in named]
+        for i, (xs, ys, _) in enumerate(others):
+            title = None if i else f"{len(others)} other methods"
+            axes.plot(xs, ys, color=PALE, linewidth=0.7, alpha=0.6, zorder=1, label=title)
     few_decades(plots[0])
+    plots[1].set_ylim(0, 1)
+    if true_copying is not None:
+        plots[2].axhline(true_copying, color=INK, linewidth=1, linestyle=":")
+        plots[2].annotate(
+            "true draws",
+            (1, true_copying),
+            (0, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=INK,
+        )
+    plots[2].set_ylim(0, max(0.001, 1.15 * plots[2].get_ylim()[1]))
     handles, labels = plots[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     save_figure(figure, path)
