@@ -118,8 +118,8 @@ def write(results: Path, docs: Path) -> None:
         parts.append(f"### {folder.name}\n\n{table(rows)}\n\n")
         parts[-1] += f"![One row for each method, the same latents down every column](pictures/{name}.png)\n"
         if any(cell["curve"] for some in cells.values() for cell in some):
-            true_copying = rows["*true draws*"]["copying"].value if "*true draws*" in rows else None
-            over_time(cells, best(results, folder.name, NAMED), true_copying, pictures / f"{name}_curves.png")
+            truth = rows.get("*true draws*", {}).get("copying")
+            over_time(cells, best(results, folder.name, NAMED), truth, pictures / f"{name}_curves.png")
             parts[-1] += f"\n![KID, recall and copying over the time of training](pictures/{name}_curves.png)\n"
     write_section(docs / "results.md", "few_shot", results.name.replace("_", "-"), "\n".join(parts).rstrip("\n"))
 
@@ -147,7 +147,7 @@ def sheet(folder: Path, titles: Sequence[str], path: Path) -> None:
 
 
 def over_time(
-    cells: dict[str, list[dict[str, Any]]], named: Sequence[str], true_copying: float | None, path: Path
+    cells: dict[str, list[dict[str, Any]]], named: Sequence[str], true_copying: Estimate | None, path: Path
 ) -> None:
     """KID, recall and copying against minutes, mean and standard error over seeds; methods that are not `named` are pale.
 
@@ -175,17 +175,9 @@ def over_time(
     few_decades(plots[0])
     plots[1].set_ylim(0, 1)
     if true_copying is not None:
-        plots[2].axhline(true_copying, color=INK, linewidth=1, linestyle=":")
-        plots[2].annotate(
-            "true draws",
-            (1, true_copying),
-            (0, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=INK,
-        )
+        value, beside = true_copying.value, plots[2].get_yaxis_transform()
+        plots[2].axhline(value, color=INK, linewidth=1, linestyle=":")
+        plots[2].text(1, value, "true draws", fontsize=8, color=INK, ha="right", va="bottom", transform=beside)
     plots[2].set_ylim(0, max(0.001, 1.15 * plots[2].get_ylim()[1]))
     handles, labels = plots[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
