@@ -25,6 +25,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sharingan_hub import hub
 from sharingan_hub.cards import write_card
@@ -176,10 +177,12 @@ def read_unet(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def sample(folder: Path, count: int, seed: int = 0, steps: int = 25, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw pictures (count,3,S,S) in [-1,1], on the CPU, from a DDPMPipeline folder by DDIM, on a GPU where there is one.
+def sample(
+    folder: Path, pictures: Sequence[int], seed: int = 0, steps: int = 25, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draw pictures (N,3,S,S) in [-1,1], on the CPU, from a DDPMPipeline folder by DDIM, on a GPU where there is one.
 
-    Picture i depends on seed and i alone. dtype: of the computation; bfloat16 is faster on a CPU that has it.
+    pictures: which ones; each depends on seed and its own number alone. dtype: of the computation; bfloat16 is faster on a CPU that has it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -187,12 +190,12 @@ def sample(folder: Path, count: int, seed: int = 0, steps: int = 25, dtype: torc
     unet = read_unet(folder).to(device)
     scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return denoise(unet, scheduler, first_noise(seed, count, unet.config.sample_size), steps)
+        return denoise(unet, scheduler, first_noise(seed, pictures, unet.config.sample_size), steps)
 
 
-def first_noise(seed: int, count: int, size: int) -> Tensor:
-    """What sampling starts from: (count,3,size,size), each picture with its own seed."""
-    return torch.stack([torch.randn(3, size, size, generator=seeded(seed, i, "sample")) for i in range(count)])
+def first_noise(seed: int, pictures: Sequence[int], size: int) -> Tensor:
+    """What sampling starts from: (N,3,size,size), each picture with its own seed."""
+    return torch.stack([torch.randn(3, size, size, generator=seeded(seed, i, "sample")) for i in pictures])
 
 
 @torch.no_grad()
@@ -204,7 +207,8 @@ def denoise(unet: Any, scheduler: Any, noise: Tensor, steps: int) -> Tensor:
     quick: Any = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     quick.set_timesteps(steps)
     pictures = []
-    for x in noise.split(SAMPLE_BATCH):
+    batches = noise.split(SAMPLE_BATCH)
+    for x in tqdm(batches, "Drawing", leave=False, disable=None if len(batches) > 2 else True):
         x = x.to(unet.device)
         for time in quick.timesteps:
             x = quick.step(unet(x, time).sample.float(), time, x).prev_sample
@@ -243,7 +247,7 @@ class DiffusionTrainer(Trainer):
         self.probability, self.signs = 0.0, []
         self.k = self.path_length = 0.0
         self.monitor = Monitor(dataset)
-        self.noise = first_noise(config.seed, 4 * SAMPLE_COLUMNS, config.resolution)
+        self.noise = first_noise(config.seed, range(4 * SAMPLE_COLUMNS), config.resolution)
 
     def _train_step(self, reals: Tensor) -> dict[str, float]:
         """One update from this process's share of the pictures. Returns statistics of the whole batch.

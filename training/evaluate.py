@@ -20,13 +20,14 @@ if __package__ in (None, ""):  # run as a file: Python put training/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharingan_hub import SharinganPipeline, hub
 from sharingan_hub.cards import metrics_table, write_card
 from sharingan_hub.features import SIDE, feature_network, features_of, nearest
 from training import augment, metrics
-from training.checkpoints import emblem_grid, save_picture, write_json
+from training.checkpoints import emblem_grid, picture_grid, save_picture, write_json
 from training.data import load_pictures
 from training.metrics import Estimate
 from training.sampling import seeded
@@ -38,13 +39,15 @@ SHAPES = 256  # pictures whose symmetry and roundness are measured
 STRIP_SIDE = 128  # pixels of a picture in nearest.png
 TURNS = 8  # a copy is a copy whichever way it is turned
 
+Model = SharinganPipeline | Path  # the folder of a diffusion model, made by diffusion.py
+
 
 @dataclass
 class EvaluateConfig:
     """One evaluation.
 
     Args:
-        model: checkpoint folder or Hub id; a folder gets the results.
+        model: checkpoint folder or Hub id, or the folder of a diffusion model; a folder gets the results.
         train_data: the pictures that the model was adapted to; by default those of its report.json.
         reference: draws of the true distribution that nobody trained on: emblems:NAME, or a folder of at least 100
             pictures. By default emblems:sharingan where train_data is the 15 sharingan, else what train_data names
@@ -171,7 +174,7 @@ def shapes(images: Tensor) -> dict[str, Estimate]:
 
 
 def floors(
-    reference: Reference, count: int, source: SharinganPipeline | None, fresh: Tensor | None
+    reference: Reference, count: int, source: Model | None, fresh: Tensor | None
 ) -> dict[str, dict[str, Estimate]]:
     """What the same figures are for pictures whose worth is known."""
     pictures = reference.training_pictures
@@ -186,11 +189,28 @@ def floors(
     return {name: measure(images, reference) for name, images in rows.items()}
 
 
-def draw(pipe: SharinganPipeline, seeds: Sequence[int], truncation_psi: float, size: int = SIDE) -> Tensor:
-    """A model's pictures (N, 3, size, size) in [0, 1], drawn on an accelerator where there is one."""
+def opened(model: str | Path) -> Model:
+    """A model to draw from: the pipeline of a folder or Hub id; the folder of a diffusion model as it is.
+
+    Raises:
+        HubError: there is none.
+    """
+    return Path(model) if (Path(model) / "unet").is_dir() else SharinganPipeline.from_pretrained(model)
+
+
+def draw(model: Model, seeds: Sequence[int], truncation_psi: float, size: int = SIDE) -> Tensor:
+    """A model's pictures (N, 3, size, size) in [0, 1], drawn on an accelerator where there is one.
+
+    A diffusion model knows no truncation and draws at its own size, which is brought to the one asked for.
+    """
+    if isinstance(model, Path):
+        from training import diffusion
+
+        images = (diffusion.sample(model, seeds) + 1) / 2
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
     if torch.accelerator.is_available():
-        pipe.to(torch.accelerator.current_accelerator())
-    drawn: Any = pipe(seeds=list(seeds), truncation_psi=truncation_psi, output_size=size, output_type="pt")
+        model.to(torch.accelerator.current_accelerator())
+    drawn: Any = model(seeds=list(seeds), truncation_psi=truncation_psi, output_size=size, output_type="pt")
     return drawn.images.cpu()
 
 
@@ -224,12 +244,12 @@ def usual_reference(train_data: str) -> str | None:
     return "emblems:sharingan" if Path(train_data).name == "sharingan15" else None
 
 
-def source_model(base: str | None) -> SharinganPipeline | None:
+def source_model(base: str | None) -> Model | None:
     """The model that training began from, a folder or a Hub id; None, with a warning, where it cannot be had."""
     if not base:
         return None
     try:
-        return SharinganPipeline.from_pretrained(base)
+        return opened(base)
     except (hub.HubError, ValueError, OSError) as error:
         logger.warning("The table is without the source model, which cannot be had: %s", error)
         return None
@@ -282,7 +302,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     if not train_data:
         raise ValueError("train_data must be given: the model's report.json does not say what it was trained on.")
     where = config.reference or usual_reference(train_data)
-    pipe = SharinganPipeline.from_pretrained(folder)
+    model = opened(folder)
+    if isinstance(model, Path) and config.truncation_psi != 1:
+        raise ValueError(f"truncation_psi must be 1 with a diffusion model, got {config.truncation_psi:g}.")
     source = source_model(recipe.get("base_model"))
     logger.info("Measuring against %s.", where or "the training pictures alone")
     truth = fresh = None
@@ -291,7 +313,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         if where.startswith("emblems:"):
             fresh = true_draws(where, config.samples, UNSEEN + config.reference_samples)
     reference = build_reference(training_pictures(train_data), truth, choose_network(config.features))
-    images = draw(pipe, range(config.seed, config.seed + config.samples), config.truncation_psi)
+    images = draw(model, range(config.seed, config.seed + config.samples), config.truncation_psi)
     fake = features_of(images, reference.network)
     rows = {"this model": compare(fake, reference) | shapes(images)} | floors(reference, config.samples, source, fresh)
     result: dict[str, Any] = {
@@ -314,11 +336,13 @@ def evaluate(config: EvaluateConfig) -> Path:
     own = which[likest, 0] % len(reference.training_pictures)
     owners = reference.training_pictures[own]
     evaluation_picture(result["rows"], images[:32], images[likest], owners, samples / "evaluation.png")
-    large = draw(pipe, [config.seed + int(i) for i in likest], config.truncation_psi, STRIP_SIDE)
+    large = draw(model, [config.seed + int(i) for i in likest], config.truncation_psi, STRIP_SIDE)
     large_owners = (load_pictures(train_data, STRIP_SIDE).batch(own.tolist())[0] + 1) / 2
     nearest_picture(large, large_owners, samples / "nearest.png")
     if not (samples / "grid.png").is_file():
-        save_picture(emblem_grid(pipe), samples / "grid.png")
+        small = images[:16] * 2 - 1
+        grid = picture_grid(small, 8) if isinstance(model, Path) else emblem_grid(model)
+        save_picture(grid, samples / "grid.png")
     if target == folder:
         write_card(folder)
     logger.info("%s", metrics_table(result))

@@ -118,7 +118,7 @@ def test_the_network_learns_a_colour(tmp_path):
     ours = make(tmp_path, Pictures(red.expand(4, 3, 16, 16)), max_steps=60, learning_rate=3e-3)
     before = (ours.sample(8) - red).abs().mean()
     ours.train()
-    assert (sample(tmp_path, 8, steps=10) - red).abs().mean() < 0.4 * before
+    assert (sample(tmp_path, range(8), steps=10) - red).abs().mean() < 0.4 * before
 
 
 def test_the_result_is_a_plain_ddpm_pipeline(tmp_path):
@@ -145,7 +145,7 @@ def test_the_result_is_a_plain_ddpm_pipeline(tmp_path):
 
 def test_samples_are_those_of_the_librarys_pipeline(tmp_path):
     make(tmp_path).train()
-    ours = sample(tmp_path, 3, seed=5, steps=4)
+    ours = sample(tmp_path, range(3), seed=5, steps=4)
     assert ours.shape == (3, 3, 16, 16) and ours.abs().max() <= 1
     pipe = DDPMPipeline.from_pretrained(tmp_path)
     quick = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
@@ -158,12 +158,12 @@ def test_samples_are_those_of_the_librarys_pipeline(tmp_path):
 
 def test_a_picture_depends_on_its_seed_and_place_alone(tmp_path, monkeypatch):
     make(tmp_path).train()
-    many = sample(tmp_path, 5, seed=1, steps=3)
+    many = sample(tmp_path, range(5), seed=1, steps=3)
     monkeypatch.setattr(diffusion, "SAMPLE_BATCH", 2)
-    torch.testing.assert_close(sample(tmp_path, 5, seed=1, steps=3), many, rtol=0, atol=1e-5)
-    torch.testing.assert_close(sample(tmp_path, 2, seed=1, steps=3), many[:2], rtol=0, atol=1e-5)
-    assert (sample(tmp_path, 5, seed=2, steps=3) - many).abs().amax(dim=(1, 2, 3)).min() > 0.1
-    low = sample(tmp_path, 5, seed=1, steps=3, dtype=torch.bfloat16)
+    torch.testing.assert_close(sample(tmp_path, range(5), seed=1, steps=3), many, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sample(tmp_path, range(2), seed=1, steps=3), many[:2], rtol=0, atol=1e-5)
+    assert (sample(tmp_path, range(5), seed=2, steps=3) - many).abs().amax(dim=(1, 2, 3)).min() > 0.1
+    low = sample(tmp_path, range(5), seed=1, steps=3, dtype=torch.bfloat16)
     assert 0 < (low - many).abs().mean() < 0.05
 
 
@@ -195,7 +195,7 @@ def test_a_failed_write_leaves_the_earlier_pipeline(tmp_path, monkeypatch):
     with pytest.raises(diffusion.TrainingError, match="No space left"):
         ours.train()
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000002"]
-    assert sample(tmp_path, 1, steps=1).isfinite().all()
+    assert sample(tmp_path, range(1), steps=1).isfinite().all()
 
 
 def test_weights_that_are_not_finite_stop_the_run(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from sharingan_hub import RadialGenerator, SharinganPipeline, StyleGAN2Generator
 from sharingan_hub.cards import metrics_table
-from training import evaluate
+from training import diffusion, evaluate
 from training.data import load_pictures
 from training.emblems import sample_emblems, write_folder
 from training.evaluate import EvaluateConfig
@@ -73,6 +74,32 @@ def test_the_command_adds_to_the_report_and_draws_the_page(model, capsys):
     assert metrics_table(result) in card and "(samples/nearest.png)" in card and "(samples/grid.png)" in card
     evaluate.main(arguments)
     assert json.loads((model / "report.json").read_text()) == report  # the same seeds, the same figures
+
+
+def test_a_diffusion_model_is_measured_alike(tmp_path, capsys):
+    common = {"train_data": str(FEW_SHOT), "resolution": 16, "channels": [8, 8], "batch_size": 4, "report_to": "none"}
+    for name, base in (("source", None), ("model", str(tmp_path / "source"))):
+        changes = {"output_dir": str(tmp_path / name), "base_model": base, "max_steps": 1, "seed": 1}
+        diffusion.train(diffusion.DiffusionConfig(**common | changes))
+    shutil.rmtree(tmp_path / "model" / "samples")
+    arguments = ["--model", str(tmp_path / "model"), "--samples", "100", "--reference_samples", "200", "--threads", "1"]
+    evaluate.main(arguments)
+    rows = json.loads((tmp_path / "model" / "report.json").read_text())["evaluation"]["rows"]
+    images = (diffusion.sample(tmp_path / "model", range(100)) + 1) / 2
+    large = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear")
+    true = evaluate.true_draws("emblems:sharingan", 200)
+    expected = evaluate.measure(large, evaluate.build_reference(evaluate.training_pictures(str(FEW_SHOT)), true))
+    for name, estimate in expected.items():
+        assert rows["this model"][name][0] == pytest.approx(estimate.value, rel=1e-3, abs=1e-3), name
+    assert "source model" in rows
+    assert {path.name for path in (tmp_path / "model" / "samples").iterdir()} == {
+        "evaluation.png",
+        "grid.png",
+        "nearest.png",
+    }
+    with pytest.raises(SystemExit):
+        evaluate.main([*arguments, "--truncation_psi", "0.7"])
+    assert "truncation_psi must be 1 with a diffusion model, got 0.7" in capsys.readouterr().err
 
 
 def test_a_source_model_that_is_gone_costs_its_row_alone(model, tmp_path, caplog):

@@ -49,5 +49,5 @@ def test_a_diffusion_model_trains_and_draws(tmp_path, on_the_gpu):
     pictures = write_pictures(tmp_path / "pictures", side=32)
     settings = {"train_data": str(pictures), "output_dir": str(tmp_path / "run"), "resolution": 16, "batch_size": 4}
     diffusion.train(diffusion.DiffusionConfig(**settings, max_steps=3, report_to="none"))
-    images = diffusion.sample(tmp_path / "run", 4, 0, steps=3)
+    images = diffusion.sample(tmp_path / "run", range(4), 0, steps=3)
     assert images.shape == (4, 3, 16, 16) and images.isfinite().all()

@@ -202,10 +202,6 @@ def run_cell(cell: Cell, options: Options) -> None:
 
         settings["base_model"] = options.diffusion_base
         diffusion.train(diffusion.DiffusionConfig(**settings))
-        report = finished(work, settings["max_minutes"])
-        curve: list[dict[str, Any]] = []
-        reference = reference_of(cell.target, options)
-        images = (diffusion.sample(work, options.samples, cell.seed) + 1) / 2
     else:
         if method.base == "stylegan2":
             settings["base_model"] = options.stylegan2_base
@@ -214,11 +210,10 @@ def run_cell(cell: Cell, options: Options) -> None:
             train.train(TrainConfig(**settings))
         else:
             adapt.adapt(adapt.AdaptConfig(**settings))
-        report = finished(work, settings["max_minutes"])
-        reference = reference_of(cell.target, options)
-        pipe = SharinganPipeline.from_pretrained(work)
-        images = evaluate.draw(pipe, range(options.samples), 1.0)
-        curve = follow(work, reference)
+    report = finished(work, settings["max_minutes"])
+    reference = reference_of(cell.target, options)
+    images = evaluate.draw(evaluate.opened(work), range(options.samples), 1.0)
+    curve = [] if method.base == "diffusion" else follow(work, reference)  # it is slow to draw
     result = {
         "method": cell.method,
         "target": Path(cell.target).name,
