@@ -71,6 +71,10 @@ def test_a_second_folder_of_cells_has_a_section_and_pictures_of_its_own(tmp_path
     text = (tmp_path / "results.md").read_text()
     first, second = text.split("<!-- /few-shot -->")
     assert "| default (1) | 2.0" in first and "| default (1) | 7.0" in second
+    assert "(pictures/few_shot_sharingan.png)" in first and (tmp_path / "pictures" / "few_shot_sharingan.png").is_file()
+    (tmp_path / "few_shot" / "sharingan" / "default-0.png").unlink()
+    few_shot_report.write(tmp_path / "few_shot", tmp_path)
+    assert "(pictures/few_shot_sharingan.png)" not in (tmp_path / "results.md").read_text()  # no strip, no sheet
     assert "pictures/few_shot_sharingan_curves.png" in first and "pictures/few_shot_128_sharingan_curves.png" in second
 
 
@@ -143,13 +147,30 @@ def test_a_cell_that_is_there_is_not_run_again_and_a_failure_is_told(tmp_path, m
 
 
 def test_a_training_that_a_signal_ended_is_no_result(tmp_path):
-    for minutes, fine in ((6.0, True), (6.13, True), (5.99, False), (0.7, False)):
-        (tmp_path / "report.json").write_text(json.dumps({"minutes": minutes}))
+    timed, counted = {"max_minutes": 6.0, "max_steps": None}, {"max_minutes": None, "max_steps": 700}
+    for settings, had, fine in (
+        (timed, {"minutes": 6.0, "steps": 3}, True),
+        (timed, {"minutes": 6.13, "steps": 3}, True),
+        (timed, {"minutes": 5.99, "steps": 3}, False),
+        (counted, {"minutes": 0.7, "steps": 700}, True),
+        (counted, {"minutes": 9.0, "steps": 699}, False),
+    ):
+        (tmp_path / "report.json").write_text(json.dumps(had))
         if fine:
-            assert few_shot.finished(tmp_path, 6.0)["minutes"] == minutes
+            assert few_shot.finished(tmp_path, settings) == had
         else:
-            with pytest.raises(SystemExit, match="stopped after"):
-                few_shot.finished(tmp_path, 6.0)
+            with pytest.raises(SystemExit, match="stopped after (5.99 of 6 minutes|699 of 700 steps)"):
+                few_shot.finished(tmp_path, settings)
+
+
+def test_other_seeds_repeat_the_steps_of_the_first(tmp_path):
+    options = few_shot.Options(3.0, 2, 64, 100, 200, tmp_path / "work", "none", "none")
+    first, second = (few_shot.Cell("finetune", "frost", seed, tmp_path) for seed in (0, 2))
+    timed = {"max_minutes": 6.0, "max_steps": None}
+    assert few_shot.budget(second, options) == timed  # nothing to repeat
+    put(tmp_path / "frost", "finetune", 0, 1.0, steps=421)
+    assert few_shot.budget(second, options) == {"max_minutes": None, "max_steps": 421}
+    assert few_shot.budget(first, options) == timed
 
 
 @pytest.mark.slow

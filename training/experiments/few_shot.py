@@ -5,7 +5,8 @@
     python -m training.experiments.few_shot --targets my_pictures --methods default finetune
 
 A cell is one method on one target with one seed. Cells run side by side, each on one core for as many times the minutes as
-there are cores (computing time, so that nothing else on the machine counts), and each writes a JSON file when it is done: what
+there are cores (computing time, so that nothing else on the machine counts; further seeds repeat the steps of seed 0, so that
+they may run on another machine), and each writes a JSON file when it is done: what
 is there is not run again, so the table goes on where it stopped, and grows. On an accelerator, which all cells share, it is
 wall-clock time, so there `--cores 1` is what measures; `--resolution 128 --results docs/results/few_shot_128` makes a table of its
 own. The 15 pictures of a target are its seeds 0 to 14
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +193,9 @@ def run_cell(cell: Cell, options: Options) -> None:
         "output_dir": str(work),
         "resolution": options.resolution,
         "seed": cell.seed,
-        "max_minutes": options.minutes * options.cores,
-        "max_steps": None,
         "report_to": "none",
         "threads": 1,
-    }
+    } | budget(cell, options)
     if method.base == "diffusion":
         from training import diffusion
 
@@ -210,7 +209,7 @@ def run_cell(cell: Cell, options: Options) -> None:
             train.train(TrainConfig(**settings))
         else:
             adapt.adapt(adapt.AdaptConfig(**settings))
-    report = finished(work, settings["max_minutes"])
+    report = finished(work, settings)
     reference = reference_of(cell.target, options)
     images = evaluate.draw(evaluate.opened(work), range(options.samples), 1.0)
     curve = [] if method.base == "diffusion" else follow(work, reference)  # it is slow to draw
@@ -238,11 +237,25 @@ def run_cell(cell: Cell, options: Options) -> None:
     shutil.rmtree(work)
 
 
-def finished(work: Path, minutes: float) -> dict[str, Any]:
-    """The report of a run that had all its time. Raises SystemExit for one that a signal ended: its figures are no cell."""
+def budget(cell: Cell, options: Options) -> dict[str, Any]:
+    """How long a cell trains: its minutes; other seeds than 0 as many steps as seed 0 had in them, where that is there.
+
+    So methods share a time and seeds the work: they can run on other machines, and again, with the same result.
+    """
+    first = replace(cell, seed=0).file
+    if cell.seed != 0 and first.is_file():
+        return {"max_steps": json.loads(first.read_text())["steps"], "max_minutes": None}
+    return {"max_steps": None, "max_minutes": options.minutes * options.cores}
+
+
+def finished(work: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run that had all its time or steps. Raises SystemExit for one that a signal ended: it is no cell."""
     report: dict[str, Any] = json.loads((work / "report.json").read_text())
-    if report["minutes"] < round(minutes, 2):
-        raise SystemExit(f"Training was stopped after {report['minutes']:g} of {minutes:g} minutes: no result is kept.")
+    for had, wanted in (("minutes", "max_minutes"), ("steps", "max_steps")):
+        if settings[wanted] is not None and report[had] < round(settings[wanted], 2):
+            raise SystemExit(
+                f"Training was stopped after {report[had]:g} of {settings[wanted]:g} {had}: no result is kept."
+            )
     return report
 
 
@@ -381,8 +394,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         methods = given.methods or (
             list(METHODS) if i == 0 else few_shot_report.best(given.results, given.targets[0], given.best)
         )
-        cells = [Cell(method, target, seed, given.results) for seed in given.seeds for method in methods]
-        failed += run_all(cells, options)
+        for seed in sorted(given.seeds):  # 0 first: the others take its steps
+            failed += run_all([Cell(method, target, seed, given.results) for method in methods], options)
         few_shot_report.write(given.results, given.docs)
     if failed:
         raise SystemExit(f"{len(failed)} cells failed; their logs are in {options.work_dir / 'logs'}")

@@ -114,9 +114,9 @@ def write(results: Path, docs: Path) -> None:
             continue
         name = f"{results.name}_{folder.name}"
         rows = rows_of(folder)
-        sheet(folder, list(rows), pictures / f"{name}.png")
-        parts.append(f"### {folder.name}\n\n{table(rows)}\n\n")
-        parts[-1] += f"![One row for each method, the same latents down every column](pictures/{name}.png)\n"
+        parts.append(f"### {folder.name}\n\n{table(rows)}\n")
+        if sheet(folder, list(rows), pictures / f"{name}.png"):
+            parts[-1] += f"\n![One row for each method, the same latents down every column](pictures/{name}.png)\n"
         if any(cell["curve"] for some in cells.values() for cell in some):
             truth = rows.get("*true draws*", {}).get("copying")
             over_time(cells, best(results, folder.name, NAMED), truth, pictures / f"{name}_curves.png")
@@ -124,8 +124,8 @@ def write(results: Path, docs: Path) -> None:
     write_section(docs / "results.md", "few_shot", results.name.replace("_", "-"), "\n".join(parts).rstrip("\n"))
 
 
-def sheet(folder: Path, titles: Sequence[str], path: Path) -> None:
-    """Some of the training pictures and the strips of all methods, one under the other, each with its name.
+def sheet(folder: Path, titles: Sequence[str], path: Path) -> bool:
+    """Some of the training pictures and the strips of all methods, one under the other, each with its name; False for none.
 
     titles: of the table's rows, in their order.
     """
@@ -134,7 +134,7 @@ def sheet(folder: Path, titles: Sequence[str], path: Path) -> None:
     strips += [(name, folder / f"{name}-0.png") for name in dict.fromkeys(order)]
     strips = [(name, file) for name, file in strips if file.is_file()]
     if not strips:
-        return
+        return False
     figure = new_figure(9, 0.95 * len(strips))
     for axes, (name, file) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
         with Image.open(file) as picture:
@@ -144,6 +144,7 @@ def sheet(folder: Path, titles: Sequence[str], path: Path) -> None:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     save_figure(figure, path, dpi=130)
+    return True
 
 
 def over_time(
