@@ -194,8 +194,7 @@ class Pictures:
 
     def _small(self, index: int) -> torch.Tensor | None:
         try:
-            with self._open(self._kept[index]) as file:
-                return torch.from_numpy(decode(file, MEASURED_SIDE)).permute(2, 0, 1)
+            return self._decode(self._kept[index], MEASURED_SIDE)
         except Exception:  # nearly anything, as below; whoever wants the picture itself is told
             return None
 
@@ -217,14 +216,14 @@ class Pictures:
             pictures = torch.stack([picture for _, picture in found])
         return pictures.float() / 127.5 - 1, self._orders[wanted]
 
-    def _decode(self, i: int) -> torch.Tensor:
+    def _decode(self, i: int, side: int) -> torch.Tensor:
         with self._open(i) as file:
-            return torch.from_numpy(decode(file, self.resolution)).permute(2, 0, 1)
+            return torch.from_numpy(decode(file, side)).permute(2, 0, 1)
 
     def _remember(self, i: int) -> bool:
         assert self._memory is not None
         try:
-            self._memory[i] = self._decode(i)
+            self._memory[i] = self._decode(i, self.resolution)
         except Exception:  # damaged files make Pillow raise nearly anything
             return False
         return True
@@ -242,7 +241,7 @@ class Pictures:
         for i in range(index, index + len(self)):
             i %= len(self)
             try:
-                return i, self._decode(self._kept[i])
+                return i, self._decode(self._kept[i], self.resolution)
             except Exception:  # again: nearly anything
                 if i not in self._lost:
                     self._lost.add(i)

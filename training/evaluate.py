@@ -130,8 +130,8 @@ def rotated(images: Tensor, angle: float) -> Tensor:
     """Pictures turned about their middle by an angle in radians, the corners filled with what is at the border."""
     c, s = math.cos(angle), math.sin(angle)
     warp = torch.tensor([[c, -s, 0.0], [s, c, 0.0]]).expand(len(images), 2, 3)
-    grid = torch.nn.functional.affine_grid(warp, list(images.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(warp, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def measure(images: Tensor, reference: Reference) -> dict[str, Estimate]:
@@ -340,8 +340,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     large_owners = (load_pictures(train_data, STRIP_SIDE).batch(own.tolist())[0] + 1) / 2
     nearest_picture(large, large_owners, samples / "nearest.png")
     if not (samples / "grid.png").is_file():
-        small = images[:16] * 2 - 1
-        grid = picture_grid(small, 8) if isinstance(model, Path) else emblem_grid(model)
+        grid = picture_grid(images[:16] * 2 - 1, 8) if isinstance(model, Path) else emblem_grid(model)
         save_picture(grid, samples / "grid.png")
     if target == folder:
         write_card(folder)
