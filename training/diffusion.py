@@ -31,9 +31,8 @@ from sharingan_hub import hub
 from sharingan_hub.cards import write_card
 from training.checkpoints import picture_grid, replaced_folder, save_picture
 from training.config import check_positive
-from training.data import load_pictures
+from training.data import PictureSet, load_pictures
 from training.monitor import Monitor
-from training.players import PictureData
 from training.process import open_accelerator, quicken_cpu
 from training.report import run_report
 from training.sampling import seeded
@@ -223,7 +222,7 @@ class DiffusionTrainer(Trainer):
         ValueError: the batch cannot be split evenly, or output_dir holds checkpoints and resume_from is not given.
     """
 
-    def __init__(self, config: Any, dataset: PictureData, unet: Any) -> None:
+    def __init__(self, config: Any, dataset: PictureSet, unet: Any) -> None:
         self.config, self.dataset = config, dataset
         self.domains = {"": dataset}
         self.output = Path(config.output_dir)

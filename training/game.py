@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from training import augment, regularizers
 from training.config import TrainConfig
 from training.correspondence import correspondence_loss, draw_layers, draw_near_anchors, recorded, style_layers
+from training.data import PictureSet
 from training.emblems import render
 from training.fisher import Consolidation, Filters, information
 from training.objectives import OBJECTIVES, Loss, Objective, accuracy, began
-from training.players import WHOLE, PictureData, Players
+from training.players import WHOLE, Players
 from training.radial_statistics import Wanted, statistics_loss, wanted_of
 from training.sampling import Latents, draw_latents, real_indices, seeded, turn
 from training.symmetry import asymmetry
@@ -45,10 +46,10 @@ class Game(Players):
     def __init__(
         self,
         config: TrainConfig,
-        dataset: PictureData,
+        dataset: PictureSet,
         generator: Any,
         discriminator: Any,
-        dataset_b: PictureData | None = None,
+        dataset_b: PictureSet | None = None,
     ) -> None:
         super().__init__(config, dataset, generator, discriminator, dataset_b)
         self.teacher = Teacher(generator) if config.teaching_steps > 0 else None

@@ -11,13 +11,14 @@ from copy import deepcopy
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.correspondence import GROUP, style_layers
+from training.data import PictureSet
 from training.discriminators.patch import PatchHead
 from training.low_rank import merged
 from training.process import open_accelerator
@@ -27,19 +28,6 @@ from training.sampling import Latents, draw_pictures, seeded, styles, takes_nois
 WHOLE = {"picture": 1.0}  # judged by the discriminator itself, no patch head
 MOMENTUM = 0.9
 MATCHING_RATE = 2.5  # of G at the first of statistics_steps, falling to 1
-
-
-class PictureData(Protocol):
-    """What the loop needs of a data set; see training/data.py."""
-
-    @property
-    def order_probs(self) -> list[float] | None: ...
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Pictures (N,3,S,S) in [-1,1] and orders (N,)."""
-        ...
 
 
 def weights_of(key: str, pattern: str, names: Sequence[str]) -> list[str]:
@@ -75,10 +63,10 @@ class Players:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: PictureData,
+        dataset: PictureSet,
         generator: Any,
         discriminator: Any,
-        dataset_b: PictureData | None = None,
+        dataset_b: PictureSet | None = None,
     ) -> None:
         self.config, self.dataset = config, dataset
         self.domains = {"": dataset} if dataset_b is None else {"": dataset, " b": dataset_b}

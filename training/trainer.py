@@ -35,11 +35,11 @@ from training.checkpoints import (
     write_previews,
 )
 from training.config import TrainConfig
+from training.data import PictureSet
 from training.game import Game
 from training.low_rank import merged
 from training.monitor import Monitor
 from training.objectives import convergence, next_k
-from training.players import PictureData
 from training.process import stopped_by_signals
 from training.publishing import CheckpointPublisher
 from training.regularizers import PATH_DECAY
@@ -76,10 +76,10 @@ class Trainer(Game):
     def __init__(
         self,
         config: TrainConfig,
-        dataset: PictureData,
+        dataset: PictureSet,
         generator: Any,
         discriminator: Any,
-        dataset_b: PictureData | None = None,
+        dataset_b: PictureSet | None = None,
     ) -> None:
         if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
             raise ValueError(f"report_to {config.report_to} needs a package: pip install {config.report_to}.")

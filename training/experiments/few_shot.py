@@ -96,6 +96,7 @@ METHODS = {
     "stylegan2_ada": Method("adapt_ada", "stylegan2"),
     "stylegan2_cdc": Method("adapt_cdc", "stylegan2"),
     "stylegan2_patches": Method("adapt_patches", "stylegan2"),
+    "stylegan2_whole": Method("adapt_patches", "stylegan2", {"patch_level": None}),
     "stylegan2_cdc_patches": Method("adapt_cdc_patches", "stylegan2"),
     "stylegan2_default": Method("adapt_default", "stylegan2"),
     "stylegan2_symmetry": Method("adapt_symmetry", "stylegan2"),
