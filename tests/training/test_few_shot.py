@@ -17,7 +17,8 @@ from training.metrics import Estimate
 def put(folder: Path, method: str, seed: int, kid: float, **more: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     curve = [{"minutes": m, "kid": [kid + 1 / m, 0.1], "recall": [0.5, 0.1], "copying": [0.0, 0.0]} for m in (1, 2)]
-    cell = {"method": method, "seed": seed, "metrics": {"kid": [kid, 0.5], "recall": [0.4, None]}, "curve": curve}
+    cell: dict[str, object] = {"method": method, "seed": seed, "minutes": 2.0}
+    cell |= {"metrics": {"kid": [kid, 0.5], "recall": [0.4, None]}, "curve": curve}
     (folder / f"{method}-{seed}.json").write_text(json.dumps(cell | more))
     if seed == 0:
         Image.new("RGB", (64 * 12, 64), "red").save(folder / f"{method}-0.png")
@@ -61,6 +62,20 @@ def test_the_page_has_the_best_first_and_keeps_what_others_wrote(tmp_path):
     Image.new("RGB", (24, 8)).save(results / "sharingan" / few_shot_report.PICTURES)
     few_shot_report.write(results, docs)
     assert Image.open(sheet).height > before  # what the methods were given is the first row
+
+
+def test_curves_of_seeds_meet_at_the_same_share_of_the_work():
+    """The same straight line, once on a slow core and with a point less: no error, and the minutes are the cell's."""
+    slow = {"minutes": 6.0, "curve": [{"minutes": 8.0 * x, "kid": [9 - 3 * x, 0.1]} for x in (0.25, 0.5, 0.75, 1.0)]}
+    fast = {"minutes": 6.0, "curve": [{"minutes": 3.0 * x, "kid": [9 - 3 * x, 0.1]} for x in (0.4, 0.9, 1.0)]}
+    lines = [few_shot_report.timed(cell, "kid") for cell in (slow, fast)]
+    minutes, values, errors = few_shot_report.averaged(lines)
+    assert minutes == pytest.approx([3.0, 4.5, 6.0]) and values == pytest.approx([7.5, 6.75, 6.0])
+    assert errors == pytest.approx([0, 0, 0], abs=1e-12)
+    minutes, values, errors = few_shot_report.averaged([lines[1], (lines[1][0], [y + 2 for y in lines[1][1]])])
+    assert minutes == lines[1][0] and values == pytest.approx([y + 1 for y in lines[1][1]])
+    assert errors == pytest.approx([1, 1, 1])  # two seeds, two apart
+    assert few_shot_report.timed(slow, "recall") is None
 
 
 def test_a_second_folder_of_cells_has_a_section_and_pictures_of_its_own(tmp_path):
@@ -171,6 +186,7 @@ def test_other_seeds_repeat_the_steps_of_the_first(tmp_path):
     put(tmp_path / "frost", "finetune", 0, 1.0, steps=421)
     assert few_shot.budget(second, options) == {"max_minutes": None, "max_steps": 421}
     assert few_shot.budget(first, options) == timed
+    assert few_shot.repeated(second)["minutes"] == 2.0 and few_shot.repeated(first) is None
 
 
 @pytest.mark.slow

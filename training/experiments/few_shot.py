@@ -220,7 +220,9 @@ def run_cell(cell: Cell, options: Options) -> None:
         "seed": cell.seed,
         "base": method.base,
         "resolution": options.resolution,
-        "minutes": options.minutes * options.cores,  # of its core, or on an accelerator
+        "minutes": (repeated(cell) or {"minutes": options.minutes * options.cores})[
+            "minutes"
+        ],  # of its core, or on a GPU
         "hardware": report["hardware"],
         "steps": report["steps"],
         "samples": options.samples,
@@ -243,10 +245,15 @@ def budget(cell: Cell, options: Options) -> dict[str, Any]:
 
     So methods share a time and seeds the work: they can run on other machines, and again, with the same result.
     """
-    first = replace(cell, seed=0).file
-    if cell.seed != 0 and first.is_file():
-        return {"max_steps": json.loads(first.read_text())["steps"], "max_minutes": None}
+    if first := repeated(cell):
+        return {"max_steps": first["steps"], "max_minutes": None}
     return {"max_steps": None, "max_minutes": options.minutes * options.cores}
+
+
+def repeated(cell: Cell) -> dict[str, Any] | None:
+    """What seed 0 of a cell had, where that is there and is not the cell itself."""
+    first = replace(cell, seed=0).file
+    return json.loads(first.read_text()) if cell.seed != 0 and first.is_file() else None
 
 
 def finished(work: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -147,6 +148,27 @@ def sheet(folder: Path, titles: Sequence[str], path: Path) -> bool:
     return True
 
 
+def timed(cell: dict[str, Any], name: str) -> tuple[list[float], list[float]] | None:
+    """Minutes and values of one figure over a cell's training; None without any.
+
+    They end at the minutes of the cell's budget: its steps may have been repeated on a slower or faster core.
+    """
+    points = [point for point in cell["curve"] if name in point]
+    if not points:
+        return None
+    worth = cell["minutes"] / points[-1]["minutes"]
+    return [worth * float(point["minutes"]) for point in points], [float(point[name][0]) for point in points]
+
+
+def averaged(some: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[float], list[float]]:
+    """Mean and standard error of seeds' curves at the times of the first, from where all have begun."""
+    begin = max(xs[0] for xs, _ in some)
+    minutes = [x for x in some[0][0] if x >= begin]
+    values = np.array([np.interp(minutes, xs, ys) for xs, ys in some])
+    error = values.std(0, ddof=1) / math.sqrt(len(some)) if len(some) > 1 else np.zeros(len(minutes))
+    return minutes, values.mean(0).tolist(), error.tolist()
+
+
 def over_time(
     cells: dict[str, list[dict[str, Any]]], named: Sequence[str], true_copying: Estimate | None, path: Path
 ) -> None:
@@ -161,13 +183,9 @@ def over_time(
     for axes, name in zip(plots, ("kid", "recall", "copying")):
         lines = {}
         for method in [*named, *sorted(cells.keys() - set(named))]:
-            points = [[p for p in cell["curve"] if name in p] for cell in cells[method]]
-            count = min((len(p) for p in points), default=0)
-            if count:
-                values = torch.tensor([[p[i][name][0] for i in range(-count, 0)] for p in points])
-                minutes = torch.tensor([[float(p[i]["minutes"]) for i in range(-count, 0)] for p in points]).mean(0)
-                error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.zeros(count)
-                lines[method] = (minutes.tolist(), values.mean(0).tolist(), error.tolist())
+            some = [line for cell in cells[method] if (line := timed(cell, name))]
+            if some:
+                lines[method] = averaged(some)
         curves(axes, {method: line for method, line in lines.items() if method in named}, label, COLUMNS[name])
         others = [line for method, line in lines.items() if method not in named]
         for i, (xs, ys, _) in enumerate(others):
