@@ -176,7 +176,7 @@ def over_time(
 
     true_copying: what true draws have of it, where that is known.
     """
-    kinds = {cell.get("hardware", {}).get("kind", "cpu") for some in cells.values() for cell in some}
+    kinds = {cell.get("hardware", {}).get("kind", "cpu") for some in cells.values() for cell in some if cell["curve"]}
     label = "core minutes" if kinds == {"cpu"} else "minutes"
     figure = new_figure(12, 4.6)
     plots = figure.subplots(1, 3)
