@@ -186,7 +186,7 @@ def run_cell(cell: Cell, options: Options) -> None:
     torch.set_num_threads(1)
     if not torch.accelerator.is_available():
         trainer.now = time.process_time  # minutes of its core: what else the machine does changes no result
-    method = METHODS[cell.method]
+    method, first = METHODS[cell.method], repeated(cell)
     work = Path(tempfile.mkdtemp(prefix=f"{Path(cell.target).name}-{cell.method}-{cell.seed}-", dir=options.work_dir))
     settings = yaml.safe_load((RECIPES / f"{method.recipe}.yaml").read_text()) | method.settings
     settings |= {
@@ -220,9 +220,7 @@ def run_cell(cell: Cell, options: Options) -> None:
         "seed": cell.seed,
         "base": method.base,
         "resolution": options.resolution,
-        "minutes": (repeated(cell) or {"minutes": options.minutes * options.cores})[
-            "minutes"
-        ],  # of its core, or on a GPU
+        "minutes": first["minutes"] if first else settings["max_minutes"],  # of its core, or on an accelerator
         "hardware": report["hardware"],
         "steps": report["steps"],
         "samples": options.samples,
