@@ -21,6 +21,7 @@ StyleGAN2Generator. Every method is a few settings, has a recipe (adapt_NAME.yam
 - adapter: changes of low rank alone, `adapter_rank` (LoRA, Hu et al. 2021); a file of less than 1 MB.
 - symmetry: a loss for what rotational symmetry forbids, `symmetry_weight`.
 - statistics: colours over the radius brought to those of the pictures, `statistics_weight` (radial_statistics.py).
+- designs: mapping and palette begin where the pictures say, `designs` (designs.py); RadialGenerator alone.
 - default: what README recommends.
 """
 
@@ -75,6 +76,8 @@ class AdaptConfig(TrainConfig):
         if self.base_model is None:
             self.base_model = str(EMBEDDED_SOURCE)
         super().__post_init__()
+        if self.designs and self.adapter_rank is not None:
+            raise ValueError(f"designs must be 0 with adapter_rank: they change whole matrices; got {self.designs}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

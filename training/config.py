@@ -81,6 +81,10 @@ class TrainConfig:
             generator is asked for one, else of the order from 2 to 8 that it is nearest to.
         statistics_weight: weight of the distance of the fakes' radial statistics from the training pictures'.
         statistics_steps: steps at the start in which nothing else is learnt, and at a higher rate; the discriminator waits.
+        designs: source designs of its own order that each training picture is compared with before the first step, so that a
+            RadialGenerator's mapping and palette begin near the pictures; with 0, none. See designs.py.
+        designs_steps: steps of the mapping network alone, before the first step of all, towards designs that are like them.
+        order_prior: pictures added to each order that training pictures have, when the mix of orders is taken from them.
         ema_decay: decay, per step, of the averaged generator that is saved.
         style_mixing: probability that a fake mixes two styles.
         real_rotations: turn training pictures by random quarter turns.
@@ -175,6 +179,9 @@ class TrainConfig:
     symmetry_weight: float = 0.0
     statistics_weight: float = 0.0
     statistics_steps: int = 0
+    designs: int = 0
+    designs_steps: int = 800
+    order_prior: float = 0.0
     ema_decay: float = 0.998
     style_mixing: float = 0.0
     real_rotations: bool = True
@@ -209,7 +216,8 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
         weights = ("correspondence_weight", "ewc_weight", "symmetry_weight", "statistics_weight", "anchor_every")
-        for name in ("r1_gamma", "teaching_steps", "mapping_steps", "teaching_weight", "statistics_steps", *weights):
+        counts = ("teaching_steps", "mapping_steps", "statistics_steps", "designs", "designs_steps", "order_prior")
+        for name in ("r1_gamma", "teaching_weight", *counts, *weights):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.statistics_steps and not self.statistics_weight:

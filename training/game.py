@@ -20,6 +20,7 @@ from training import augment, regularizers
 from training.config import TrainConfig
 from training.correspondence import correspondence_loss, draw_layers, draw_near_anchors, recorded, style_layers
 from training.data import PictureSet
+from training.designs import check_masks, match_designs
 from training.emblems import render
 from training.fisher import Consolidation, Filters, information
 from training.objectives import OBJECTIVES, Loss, Objective, accuracy, began
@@ -31,6 +32,7 @@ from training.teacher import MAPPING_FACTOR, Teacher, answers, check_teachable, 
 
 PROBE_STEP = -3  # the step that Fisher information's latents are drawn for; training's steps begin at 0
 MOST_STATISTICS = 256  # pictures whose radial statistics are matched
+MOST_DESIGNED = 48  # pictures that are compared with designs
 
 
 class Game(Players):
@@ -55,6 +57,8 @@ class Game(Players):
         self.teacher = Teacher(generator) if config.teaching_steps > 0 else None
         if config.teaching_weight > 0:
             check_teachable(generator)
+        if config.designs > 0:
+            check_masks(generator)
         self.consolidation = Consolidation(self.g_weights) if config.ewc_weight > 0 else None
         self.statistics: Wanted | None = None  # of the real pictures
         if config.statistics_weight > 0:
@@ -75,12 +79,25 @@ class Game(Players):
         return began(self.k) if self.config.objective == "began" else OBJECTIVES[self.config.objective]
 
     def _begin(self) -> None:
-        """What is estimated from the base model before the first step of all; a resumed run has it in its state."""
+        """What is found out before the first step of all; a resumed run has it in its state."""
+        if self.config.designs > 0:
+            self._match_designs()
         if self.consolidation is not None:
             self.consolidation.information = self._information(self.g_weights, self._probe_generator)
         if self.filters:
             self._choose_filters()
             self.average.load_state_dict(self.generator.state_dict())  # what is removed is gone from there too
+
+    def _match_designs(self) -> None:
+        every = -(-len(self.dataset) // MOST_DESIGNED)
+        pictures, orders = self.dataset.batch(range(0, len(self.dataset), every))
+        count, steps = self.config.designs, self.config.designs_steps
+        match_designs(self.generator, pictures.to(self.device), orders, count, steps, self.config.seed)
+        changed = [*self.generator.fc.parameters(), *self.generator.palette_head.parameters()]
+        self._add_up([weight.data for weight in changed])  # the same in all processes
+        for weight in changed:
+            weight.data /= self.accelerator.num_processes
+        self.average.load_state_dict(self.generator.state_dict())
 
     def _choose_filters(self) -> None:
         probes = (self._probe_generator, self._probe_discriminator)

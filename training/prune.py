@@ -58,6 +58,10 @@ class PruneConfig(AdaptConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.designs:
+            raise ValueError(
+                f"designs must be 0 in a search for tickets: they fill pruned matrices; got {self.designs}."
+            )
         for name in ("rounds", "rewind_step"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

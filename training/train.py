@@ -66,7 +66,7 @@ def build_trainer(config: TrainConfig, prepare: Callable[[Any, Any], None] | Non
     """
     dataset = load_data(config)
     torch.manual_seed(config.seed)
-    generator, discriminator = build_networks(config, dataset.order_probs)
+    generator, discriminator = build_networks(config, with_prior(dataset.order_probs, len(dataset), config.order_prior))
     if config.sharpen != 1:
         sharpen(generator, config.sharpen)
     if prepare is not None:
@@ -206,6 +206,17 @@ def build_networks(config: TrainConfig, order_probs: list[float] | None) -> tupl
     if "output_size" not in generator.conditions and generator.resolution != config.resolution:
         raise ValueError(f"resolution must be {generator.resolution} with this generator, got {config.resolution}.")
     return generator, discriminator
+
+
+def with_prior(order_probs: list[float] | None, count: int, prior: float) -> list[float] | None:
+    """A mix of orders estimated from `count` pictures, as if there were `prior` pictures more of each order that they have.
+
+    With a prior of 1 it is the mean of what the mix may be (Laplace's rule of succession among the orders seen).
+    """
+    if order_probs is None:
+        return None
+    counts = [share * count + (prior if share > 0 else 0.0) for share in order_probs]
+    return [share / sum(counts) for share in counts]
 
 
 def known_orders(order_probs: list[float] | None, max_order: int) -> list[float] | None:

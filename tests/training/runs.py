@@ -120,6 +120,8 @@ def run_small(recipe, folder, pictures, base):
     flags = ["--config", str(recipe), "--output_dir", str(folder), "--train_data", str(pictures)]
     flags += ["--resolution", "32", "--max_steps", "2", "--report_to", "none"]
     adapting = recipe.stem.startswith("adapt")
+    if "designs" in recipe.stem:
+        flags += ["--designs", "30", "--designs_steps", "3"]
     if adapting or "_adversarial" in recipe.stem:
         flags += ["--base_model", str(base)]
     (adapt if adapting else train).main(flags)
