@@ -29,8 +29,8 @@ from training.sampling import draw_latents, seeded, styles
 SIDE, RADII, ANGLES = 64, 32, 64  # pixels of a picture; cells it is compared on
 BATCH = 25  # designs drawn at once: their working set stays in cache
 RIDGE = 1e-3  # on the colours, where a mask is empty
-PERPLEXITY = 10.0  # designs that a picture counts as like
-PRIOR = 2.0  # pictures that the source's own mix of designs counts as
+PERPLEXITY = 30.0  # designs that a picture counts as like
+PRIOR = 5.0  # pictures that the source's own mix of designs counts as
 STYLES, MAPPING_RATE = 256, 0.01  # of a step of the mapping network
 UNSEEN_ORDERS = 0.2  # share of its steps that go to all orders alike
 REFINE_STEPS, REFINE_RATE, REFINE_HOLD = 40, 0.03, 0.005

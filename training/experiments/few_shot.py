@@ -77,6 +77,7 @@ def narrow(family: str, **arguments: Any) -> dict[str, Any]:
 METHODS = {
     "default": Method("adapt_default"),
     "keep_motifs": Method("adapt_keep_motifs"),
+    "designs": Method("adapt_designs"),
     "default_without_statistics": Method("adapt_default", settings={"statistics_weight": 0.0, "statistics_steps": 0}),
     "default_all_trained": Method("adapt_default", settings={"freeze_generator": []}),
     "finetune": Method("adapt_finetune"),
