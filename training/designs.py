@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sharingan_hub.postprocess.circularize import circularize
 from sharingan_hub.postprocess.polar import to_polar
@@ -76,13 +77,13 @@ def search(generator: Any, pictures: Tensor, orders: Tensor, count: int, seed: i
     errors = torch.empty(len(pictures), count, device=z.device)
     circles = circles_of(pictures)
     energy = (circles.square() * areas(circles)).sum(dim=(1, 2, 3))
-    for order in orders.unique().tolist():
+    parts = [(n, start) for n in orders.unique().tolist() for start in range(0, count, BATCH)]
+    for order, start in tqdm(parts, desc="Comparing designs", disable=None):
         rows = (orders == order).nonzero().flatten()
-        for start in range(0, count, BATCH):
-            some = z[start : start + BATCH]
-            w = generator.mapping(some, torch.full((len(some),), order, device=z.device))
-            explained = fits(design_masks(generator, w, order), circles[rows]).amax(dim=2)
-            errors[rows, start : start + BATCH] = energy[rows, None] - explained
+        some = z[start : start + BATCH]
+        w = generator.mapping(some, torch.full((len(some),), order, device=z.device))
+        explained = fits(design_masks(generator, w, order), circles[rows]).amax(dim=2)
+        errors[rows, start : start + BATCH] = energy[rows, None] - explained
     return z, errors
 
 
@@ -250,10 +251,11 @@ def redraw(generator: Any, source: Any, z: Tensor, shares: Tensor, mix: Tensor, 
     optimizer = torch.optim.Adam([weight.requires_grad_() for weight in mapping], betas=(0.0, 0.99))
     rng = seeded(seed, 0, "mapping of designs")
     table = [source.mapping(z, torch.full((len(z),), n + 1, device=z.device)) for n in range(len(mix))]
-    for step in range(steps):
+    shares, mix = shares.cpu(), mix.cpu()
+    for step in tqdm(range(steps), desc="Mapping to designs", disable=None):
         optimizer.param_groups[0]["lr"] = MAPPING_RATE * min(1.0, 2 * (1 - step / steps))
-        index = int(torch.multinomial(mix.cpu(), 1, generator=rng))
-        chosen = torch.multinomial(shares.cpu(), STYLES, replacement=True, generator=rng)
+        index = int(torch.multinomial(mix, 1, generator=rng))
+        chosen = torch.multinomial(shares, STYLES, replacement=True, generator=rng)
         latents = torch.randn(STYLES, generator.z_dim, generator=rng).to(z.device)
         made = generator.mapping(latents, torch.full((STYLES,), index + 1, device=z.device))
         among = torch.cdist(made, made).sum() / (STYLES * (STYLES - 1))
