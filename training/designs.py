@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sharingan_hub.postprocess.circularize import circularize
-from sharingan_hub.postprocess.polar import to_polar
 from sharingan_hub.postprocess.symmetry import estimate_order
+from training import radial_statistics
 from training.sampling import draw_latents, seeded, styles
 
 SIDE, RADII, ANGLES = 64, 32, 64  # pixels of a picture; cells it is compared on
@@ -95,8 +95,7 @@ def design_masks(generator: Any, w: Tensor, order: Tensor | int, phase: Tensor |
 
 def circles_of(images: Tensor) -> Tensor:
     """(N, C, S, S) -> along circles, (N, C, RADII, ANGLES)."""
-    radii = (torch.arange(RADII, device=images.device) + 0.5) * (images.shape[2] / 2 / RADII)
-    return to_polar(images, radii, torch.arange(ANGLES, device=images.device) * (2 * math.pi / ANGLES))
+    return radial_statistics.circles_of(images, RADII, ANGLES)
 
 
 def areas(circles: Tensor) -> Tensor:

@@ -25,13 +25,12 @@ STRANGE = 0.2  # weight: gradients of a few pixels are steep, and a motif must n
 LEVELS, MOST_COLORS = (24, 16, 12, 8), 1024
 
 
-def circles_of(images: Tensor) -> Tensor:
-    """Pictures (N,3,S,S) -> their values along circles, (N, 3, RADII * FINE, ANGLES)."""
+def circles_of(images: Tensor, count: int = RADII * FINE, angles: int = ANGLES) -> Tensor:
+    """Pictures (N,C,S,S) -> their values at `angles` places of `count` circles, (N, C, count, angles)."""
     half = images.shape[2] / 2
-    count = RADII * FINE
     radii = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) * (half / count)
-    angles = torch.arange(ANGLES, device=images.device, dtype=images.dtype) * (2 * math.pi / ANGLES)
-    return to_polar(images, radii, angles)
+    turns = torch.arange(angles, device=images.device, dtype=images.dtype) * (2 * math.pi / angles)
+    return to_polar(images, radii, turns)
 
 
 def radial_statistics(circles: Tensor) -> tuple[Tensor, ...]:
