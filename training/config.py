@@ -180,7 +180,7 @@ class TrainConfig:
     statistics_weight: float = 0.0
     statistics_steps: int = 0
     designs: int = 0
-    designs_steps: int = 800
+    designs_steps: int = 400
     order_prior: float = 0.0
     ema_decay: float = 0.998
     style_mixing: float = 0.0

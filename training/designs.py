@@ -1,14 +1,15 @@
 """Which of the source model's designs the few pictures are like: found before the first step, so that training begins there.
 
-A RadialGenerator that was taught draws some design for every latent, and its masks say what is where whatever the colours. So a
-picture can be compared with designs alone: at every turn, in the colours that fit best. From that follow
+A RadialGenerator that was taught draws some design for every latent, and its masks say what is where whatever the colours. A reader
+(reading.py) learns from its designs which style a picture has. From that follow
 
-- the mapping: of all latents those of designs that some picture is like are wanted, each picture having the same share. The
-  mapping network learns to make of any latent a style of that distribution (empirical Bayes: the prior is fitted to what the
-  pictures say of it; Robbins 1956), by the energy distance of radial_statistics.py, now between styles;
-- the palette: the colours that each picture has in each mask. The palette's last layer is followed by the affine map that turns the
-  source's distribution of them into the pictures', both taken as Gaussian, and moves it least (optimal transport: Peyre and Cuturi
-  2019, "Computational Optimal Transport", equation 2.40).
+- the mapping: of all latents those of designs that some picture is like are wanted, each picture having the same share, tilted so
+  that they have the pictures' mean, and then carried to what the pictures vary in (approximate Bayesian computation with regression
+  adjustment: Beaumont, Zhang and Balding 2002). The mapping network learns to make of any latent a style of that distribution,
+  by the energy distance of radial_statistics.py, now between styles;
+- the palette: the colours that each picture has in each mask. The palette's last layer is followed by the affine map that turns
+  the distribution of them into the pictures', both taken as Gaussian, and moves it least (optimal transport: Peyre and Cuturi 2019,
+  "Computational Optimal Transport", equation 2.40).
 
 No discriminator is asked. Training then finds everything near its place: it is left to shapes and edges.
 """
@@ -25,20 +26,33 @@ from tqdm.auto import tqdm
 from sharingan_hub.postprocess.circularize import circularize
 from sharingan_hub.postprocess.symmetry import estimate_order
 from training import radial_statistics
-from training.sampling import draw_latents, seeded, styles
+from training.reading import (
+    SIDE,
+    design_masks,
+    draw_designs,
+    learn_to_read,
+    palette_values,
+    read_designs,
+    read_pictures,
+)
+from training.sampling import seeded
 
-SIDE, RADII, ANGLES = 64, 32, 64  # pixels of a picture; cells it is compared on
-BATCH = 25  # designs drawn at once: their working set stays in cache
+RADII, ANGLES = 32, 64  # cells that a picture and a design are compared on
 RIDGE = 1e-3  # on the colours, where a mask is empty
-PERPLEXITY = 30.0  # designs that a picture counts as like
-PRIOR = 5.0  # pictures that the source's own mix of designs counts as
+PERPLEXITY = 300.0  # designs that a picture counts as like
+PRIOR = 2.0  # pictures that the source's own mix of designs counts as
+TILT = 0.03  # ridge on tilting
+DIRECTIONS, STYLE_SHRINK = (
+    32,
+    0.1,
+)  # in which styles are carried to the pictures'; of their covariance towards its diagonal
+CHOSEN = 4096  # styles that stand for a distribution
 STYLES, MAPPING_RATE = 256, 0.01  # of a step of the mapping network
 UNSEEN_ORDERS = 0.2  # share of its steps that go to all orders alike
 REFINE_STEPS, REFINE_RATE, REFINE_HOLD = 40, 0.03, 0.005
 PAINT_STEPS, PAINT_RATE, PAINT_HOLD = 200, 0.05, 1e-3
 SEEN, SHADED = 0.002, 0.2  # shares of a picture from which a mask has a colour, and a shading, of its own
-SHRINK = 0.3  # of covariances of few pictures, towards their diagonals
-PALETTES = 4096
+SHRINK = 0.3  # of covariances of few pictures' colours, towards their diagonals
 
 
 def check_masks(generator: Any) -> None:
@@ -47,13 +61,14 @@ def check_masks(generator: Any) -> None:
         raise ValueError(f"designs must be 0 with {type(generator).__name__}, which draws no masks.")
 
 
+@torch.no_grad()
 def match_designs(generator: Any, pictures: Tensor, orders: Tensor, count: int, steps: int, seed: int = 0) -> None:
     """Bring a RadialGenerator's mapping network and palette to a few pictures; in place.
 
     Args:
         pictures: (N, 3, S, S) in [-1, 1].
         orders: (N,), 0 where unknown.
-        count: designs that each picture is compared with, of its own order.
+        count: designs that the reader learns from and that the pictures' are chosen among.
         steps: of the mapping network.
     """
     pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -61,36 +76,29 @@ def match_designs(generator: Any, pictures: Tensor, orders: Tensor, count: int, 
         orders = torch.where(orders > 0, orders, estimate_order(circularize((pictures + 1) / 2).images).to(orders))
     orders = orders.to(pictures.device).clamp(max=generator.config.max_order)
     source = deepcopy(generator).eval().requires_grad_(False)
-    z, errors = search(source, pictures, orders, count, seed)
-    masks = refine(source, source.mapping(z[errors.argmin(dim=1)], orders), pictures, orders)
-    repaint(generator, source, masks, pictures, seed)
-    shares = likely(errors, PERPLEXITY).sum(dim=0) + PRIOR / count
-    mix = torch.bincount(orders - 1, minlength=generator.config.max_order) / len(orders)
-    mix = torch.lerp(mix, torch.ones_like(mix) / len(mix), UNSEEN_ORDERS)
-    redraw(generator, source, z, shares / shares.sum(), mix, steps, seed)
+    designs = draw_designs(source, count, seed)
+    reader = learn_to_read(source, designs, seed)
+    read, known = read_pictures(reader, pictures, orders), read_designs(reader, source, designs, seed)
+    masks = refine(source, reader.center + reader.scale * read, pictures, orders)
 
-
-def search(generator: Any, pictures: Tensor, orders: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Latents (count, z_dim), and how far each picture is from the design that each of them has at the picture's order: the mean
-    squared difference at the best turn in the best colours, (N, count)."""
-    z = torch.randn(count, generator.z_dim, generator=seeded(seed, 0, "designs")).to(pictures.device)
-    errors = torch.empty(len(pictures), count, device=z.device)
-    circles = circles_of(pictures)
-    energy = (circles.square() * areas(circles)).sum(dim=(1, 2, 3))
-    parts = [(n, start) for n in orders.unique().tolist() for start in range(0, count, BATCH)]
-    for order, start in tqdm(parts, desc="Comparing designs", disable=None):
-        rows = (orders == order).nonzero().flatten()
-        some = z[start : start + BATCH]
-        w = generator.mapping(some, torch.full((len(some),), order, device=z.device))
-        explained = fits(design_masks(generator, w, order), circles[rows]).amax(dim=2)
-        errors[rows, start : start + BATCH] = energy[rows, None] - explained
-    return z, errors
-
-
-def design_masks(generator: Any, w: Tensor, order: Tensor | int, phase: Tensor | None = None) -> Tensor:
-    """Masks (N, K, SIDE, SIDE) of styles w (N, w_dim) at an order, or one for each."""
-    orders = torch.as_tensor(order, device=w.device).expand(len(w))
-    return generator.masks(generator.broadcast(w, orders, phase), output_size=SIDE)
+    shares = likely(torch.cdist(read, known).square(), PERPLEXITY).sum(dim=0) + PRIOR / count
+    shares = tilted(known, shares / shares.sum(), read.mean(dim=0))
+    moves = carried(known, shares, read) * reader.scale
+    wanted = torch.stack(
+        [
+            source.mapping(designs.z, torch.full_like(designs.orders, n + 1)) + moves
+            for n in range(source.config.max_order)
+        ]
+    )
+    mix = torch.bincount(orders - 1, minlength=len(wanted)) / len(orders)
+    rng = seeded(seed, 0, "chosen designs")
+    index = torch.multinomial(shares.cpu(), CHOSEN, replacement=True, generator=rng).to(shares.device)
+    chosen_orders = torch.multinomial(mix.cpu(), CHOSEN, replacement=True, generator=rng).to(shares.device) + 1
+    chosen = wanted[chosen_orders - 1, index]
+    repaint(generator, source, masks, pictures, chosen)
+    redraw(generator, wanted, shares, torch.lerp(mix, torch.ones_like(mix) / len(mix), UNSEEN_ORDERS), steps, seed)
+    made = generator.mapping(torch.randn(CHOSEN, source.z_dim, generator=rng).to(shares.device), chosen_orders)
+    follow(generator.fc[-1], *transport(made, chosen, 0.0))
 
 
 def circles_of(images: Tensor) -> Tensor:
@@ -141,6 +149,43 @@ def likely(errors: Tensor, perplexity: float) -> Tensor:
     return shares
 
 
+def tilted(known: Tensor, shares: Tensor, mean: Tensor) -> Tensor:
+    """Shares (M,) times exp(known @ t), (M, D) and (D,), with the t for which the designs' mean is `mean` (D,), nearly: of all
+    shares that have it those nearest to the given ones (entropy balancing: Hainmueller 2012, equation 2), but for a ridge on t."""
+    away, logs = known - mean, shares.log()
+    t = torch.zeros_like(mean, requires_grad=True)
+    optimizer = torch.optim.LBFGS([t], max_iter=60, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = torch.logsumexp(logs + away @ t, dim=0) + TILT / 2 * t.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return torch.softmax(logs + away @ t.detach(), dim=0)
+
+
+def carried(known: Tensor, shares: Tensor, read: Tensor) -> Tensor:
+    """How far each design (M, D), of which each has its share (M,), is to be moved so that they vary as the pictures do, (M, D).
+
+    By optimal transport between Gaussians, in the directions in which designs differ most.
+    """
+    size = min(DIRECTIONS, known.shape[1])
+    directions = torch.linalg.eigh(known.t().cov()).eigenvectors[:, -size:]
+    x, y = known @ directions, read @ directions
+    matrix, offset = transport(x, y, STYLE_SHRINK, shares)
+    return (x @ matrix.t() + offset - x) @ directions.t()
+
+
+@torch.no_grad()
+def follow(layer: Any, matrix: Tensor, offset: Tensor) -> None:
+    """Have a linear layer's output go through an affine map (D, D), (D,)."""
+    layer.weight.copy_(matrix @ layer.weight)
+    layer.bias.copy_(matrix @ layer.bias + offset)
+
+
 @torch.enable_grad()
 def refine(generator: Any, w: Tensor, pictures: Tensor, orders: Tensor) -> Tensor:
     """Masks (N, K, SIDE, SIDE) of designs near w (N, w_dim) that fit the pictures as they lie.
@@ -178,18 +223,10 @@ def refine(generator: Any, w: Tensor, pictures: Tensor, orders: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def repaint(generator: Any, source: Any, masks: Tensor, pictures: Tensor, seed: int) -> None:
-    """Give the palette the distribution of colours that pictures (N, 3, SIDE, SIDE) have in their masks."""
-    latents = draw_latents(source, PALETTES, seed, 0)
-    latents.conditions["order"] = torch.arange(PALETTES) % source.config.max_order + 1
-    ws = styles(source, latents.select(slice(None), masks.device))
-    hidden = F.leaky_relu(source.palette_hidden(ws[:, -2]), 0.2) * math.sqrt(2)
-    usual = source.palette_head(hidden)
-    wanted = paints(source, masks, pictures, usual)
-    matrix, offset = transport(usual, wanted)
-    head = generator.palette_head
-    head.weight.copy_(matrix @ head.weight)
-    head.bias.copy_(matrix @ head.bias + offset)
+def repaint(generator: Any, source: Any, masks: Tensor, pictures: Tensor, styles: Tensor) -> None:
+    """Give the palette, for styles (M, w_dim), the distribution of colours that pictures (N, 3, SIDE, SIDE) have in their masks."""
+    usual = palette_values(source, styles)
+    follow(generator.palette_head, *transport(usual, paints(source, masks, pictures, usual), SHRINK))
 
 
 @torch.enable_grad()
@@ -220,13 +257,15 @@ def paints(source: Any, masks: Tensor, pictures: Tensor, usual: Tensor) -> Tenso
     return values.flatten(1)
 
 
-def transport(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map (D, D), (D,) that takes the Gaussian of x (N, D) to that of y (M, D) with the least squared movement."""
-    mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
+def transport(x: Tensor, y: Tensor, shrink: float, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The affine map (D, D), (D,) that takes the Gaussian of x (N, D), of which each row has its share (N,) or all the same, to that of
+    y (M, D), its covariance shrunk towards the diagonal, with the least squared movement."""
+    shares = x.new_full((len(x),), 1 / len(x)) if shares is None else shares
+    mean_x, mean_y = shares @ x, y.mean(dim=0)
     floor = 1e-3 * torch.eye(x.shape[1], device=x.device)
-    covariance_x = x.t().cov() + floor
+    covariance_x = ((x - mean_x) * shares[:, None]).t() @ (x - mean_x) + floor
     covariance_y = y.t().cov() if len(y) > 1 else torch.zeros_like(floor)
-    covariance_y = torch.lerp(covariance_y, covariance_y.diag().diag(), SHRINK) + floor
+    covariance_y = torch.lerp(covariance_y, covariance_y.diag().diag(), shrink) + floor
     root = square_root(covariance_x)
     inverse = torch.linalg.inv(root)
     matrix = inverse @ square_root(root @ covariance_y @ root) @ inverse
@@ -240,8 +279,8 @@ def square_root(matrix: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def redraw(generator: Any, source: Any, z: Tensor, shares: Tensor, mix: Tensor, steps: int, seed: int) -> None:
-    """Teach the mapping network to make styles of which each design z (M, z_dim) has its share (M,), at every order alike.
+def redraw(generator: Any, wanted: Tensor, shares: Tensor, mix: Tensor, steps: int, seed: int) -> None:
+    """Teach the mapping network to make styles (orders, M, w_dim), of which each has its share (M,), at every order.
 
     mix: how many of the steps each order has.
     """
@@ -249,16 +288,15 @@ def redraw(generator: Any, source: Any, z: Tensor, shares: Tensor, mix: Tensor, 
     learning = [weight.requires_grad for weight in mapping]
     optimizer = torch.optim.Adam([weight.requires_grad_() for weight in mapping], betas=(0.0, 0.99))
     rng = seeded(seed, 0, "mapping of designs")
-    table = [source.mapping(z, torch.full((len(z),), n + 1, device=z.device)) for n in range(len(mix))]
     shares, mix = shares.cpu(), mix.cpu()
     for step in tqdm(range(steps), desc="Mapping to designs", disable=None):
         optimizer.param_groups[0]["lr"] = MAPPING_RATE * min(1.0, 2 * (1 - step / steps))
         index = int(torch.multinomial(mix, 1, generator=rng))
-        chosen = torch.multinomial(shares, STYLES, replacement=True, generator=rng)
-        latents = torch.randn(STYLES, generator.z_dim, generator=rng).to(z.device)
-        made = generator.mapping(latents, torch.full((STYLES,), index + 1, device=z.device))
+        chosen = torch.multinomial(shares, STYLES, replacement=True, generator=rng).to(wanted.device)
+        latents = torch.randn(STYLES, generator.z_dim, generator=rng).to(wanted.device)
+        made = generator.mapping(latents, torch.full((STYLES,), index + 1, device=wanted.device))
         among = torch.cdist(made, made).sum() / (STYLES * (STYLES - 1))
-        loss = 2 * torch.cdist(made, table[index][chosen]).mean() - among
+        loss = 2 * torch.cdist(made, wanted[index][chosen]).mean() - among
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
