@@ -81,8 +81,8 @@ class TrainConfig:
             generator is asked for one, else of the order from 2 to 8 that it is nearest to.
         statistics_weight: weight of the distance of the fakes' radial statistics from the training pictures'.
         statistics_steps: steps at the start in which nothing else is learnt, and at a higher rate; the discriminator waits.
-        designs: source designs of its own order that each training picture is compared with before the first step, so that a
-            RadialGenerator's mapping and palette begin near the pictures; with 0, none. See designs.py.
+        designs: source designs from which a network learns, before the first step, to read off a picture which style it has, so
+            that a RadialGenerator's mapping and palette begin near the training pictures; with 0, none. See designs.py.
         designs_steps: steps of the mapping network alone, before the first step of all, towards designs that are like them.
         order_prior: pictures added to each order that training pictures have, when the mix of orders is taken from them.
         ema_decay: decay, per step, of the averaged generator that is saved.

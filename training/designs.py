@@ -78,7 +78,8 @@ def match_designs(generator: Any, pictures: Tensor, orders: Tensor, count: int, 
     source = deepcopy(generator).eval().requires_grad_(False)
     designs = draw_designs(source, count, seed)
     reader = learn_to_read(source, designs, seed)
-    read, known = read_pictures(reader, pictures, orders), read_designs(reader, source, designs, seed)
+    known = read_designs(reader, source, designs, seed)
+    read = within(read_pictures(reader, pictures, orders), known)
     masks = refine(source, reader.center + reader.scale * read, pictures, orders)
 
     shares = likely(torch.cdist(read, known).square(), PERPLEXITY).sum(dim=0) + PRIOR / count
@@ -147,6 +148,12 @@ def likely(errors: Tensor, perplexity: float) -> Tensor:
         wide = -(shares * logs).sum(dim=1, keepdim=True) > wanted
         low, high = torch.where(wide, low, t), torch.where(wide, t, high)
     return shares
+
+
+def within(read: Tensor, known: Tensor) -> Tensor:
+    """Styles (N, D) of pictures like nothing that the source draws: no farther from the middle than the farthest design (M, D)."""
+    most = known.norm(dim=1).max()
+    return read * (most / read.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
 
 
 def tilted(known: Tensor, shares: Tensor, mean: Tensor) -> Tensor:

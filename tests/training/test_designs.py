@@ -151,6 +151,12 @@ def test_tilting_gives_the_mean_and_is_exponential(monkeypatch):
     assert 0.3 < designs.tilted(x, torch.full((len(x),), 1 / len(x)), torch.tensor([0.8])) @ x < 0.5
 
 
+def test_what_is_like_no_design_is_taken_for_no_stranger_than_one():
+    known = torch.tensor([[3.0, 0], [0, -5], [0, 0]])
+    assert torch.equal(designs.within(torch.tensor([[2.0, 2], [0, 0]]), known), torch.tensor([[2.0, 2], [0, 0]]))
+    assert torch.allclose(designs.within(torch.tensor([[30.0, -40]]), known), torch.tensor([[3.0, -4]]))
+
+
 def test_designs_are_carried_to_what_the_pictures_vary_in():
     """In the directions in which designs differ; along the others they stay where they are."""
     spread = torch.cat([torch.full((4,), 3.0), torch.full((36,), 0.1)])
