@@ -98,6 +98,7 @@ def match_designs(generator: Any, pictures: Tensor, orders: Tensor, count: int, 
     chosen = wanted[chosen_orders - 1, index]
     repaint(generator, source, masks, pictures, chosen)
     redraw(generator, wanted, shares, torch.lerp(mix, torch.ones_like(mix) / len(mix), UNSEEN_ORDERS), steps, seed)
+    # The energy distance leaves the mapping with some of the source's mean and spread.
     made = generator.mapping(torch.randn(CHOSEN, source.z_dim, generator=rng).to(shares.device), chosen_orders)
     follow(generator.fc[-1], *transport(made, chosen, 0.0))
 

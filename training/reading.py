@@ -19,11 +19,8 @@ from training import radial_statistics
 from training.sampling import seeded
 
 SIDE = 64  # pixels that pictures are read at
-RADII, ANGLES, TURNS = (
-    32,
-    16,
-    4,
-)  # cells of a wedge; each angle is the mean over places no farther apart than 1 / (4 * 16) of a turn
+RADII, ANGLES = 32, 16  # cells of a wedge
+TURNS = 4  # an angle is the mean over places no farther apart than 1 / (TURNS * ANGLES) of a turn
 DRAWN = 25  # designs at once: their working set stays in cache
 BATCH, PASSES, RATE, WARMUP = 32, 6, 2e-3, 50
 NOISE = 0.02
@@ -61,12 +58,11 @@ def draw_designs(generator: Any, count: int, seed: int) -> Designs:
     orders = torch.arange(count, device=z.device) % generator.config.max_order + 1
     styles = generator.mapping(z, orders)
     parts = [(n, rows) for n in orders.unique().tolist() for rows in (orders == n).nonzero().flatten().split(DRAWN)]
-    wedges: Tensor | None = None
-    for order, rows in tqdm(parts, desc="Drawing designs", disable=None):
-        some = wedges_of(design_masks(generator, styles[rows], order), order).half()
-        wedges = some.new_empty(count, *some.shape[1:]) if wedges is None else wedges
-        wedges[rows] = some
-    assert wedges is not None
+    drawn = [
+        wedges_of(design_masks(generator, styles[rows], order), order).half()
+        for order, rows in tqdm(parts, desc="Drawing designs", disable=None)
+    ]
+    wedges = torch.cat(drawn)[torch.cat([rows for _, rows in parts]).argsort()]
     return Designs(z, orders, styles, wedges)
 
 
